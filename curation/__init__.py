@@ -1,0 +1,1 @@
+"""Text in, decisions and manifests out: plain functions over Arrow tables."""

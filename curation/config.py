@@ -1,0 +1,184 @@
+"""YAML files that people write: base files, environment variables, human units, errors that name the line."""
+
+from __future__ import annotations
+
+import os
+import re
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+BYTE_UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+class ConfigError(Exception):
+    """A config file is wrong. The message names the file, the line, what was found and what was expected."""
+
+
+class Strict(BaseModel):
+    """Base of every config: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def parse_count(value: Any) -> int:
+    """150000, "150K", "1.5B" -> an integer. Raises ValueError for anything that is not a whole number."""
+    return _parse_units(value, UNITS, "a count such as 2000000, 2M or 1.5B")
+
+
+def parse_bytes(value: Any) -> int:
+    """1048576 or "256MiB" -> bytes."""
+    return _parse_units(value, BYTE_UNITS, "a size such as 1048576 or 256MiB")
+
+
+def parse_share(value: Any) -> float:
+    """0.761 or "76.1%" -> 0.761."""
+    text = str(value).strip()
+    try:
+        number = Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"expected a share such as 0.25 or 25%, found {value!r}") from None
+    return float(number)
+
+
+def _parse_units(value: Any, units: dict[str, int], expected: str) -> int:
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+    if isinstance(value, bool) or match is None or match[2].upper() not in units:
+        raise ValueError(f"expected {expected}, found {value!r}")
+    number = Decimal(match[1].replace("_", "")) * units[match[2].upper()]
+    if number != number.to_integral_value():
+        raise ValueError(f"expected {expected}, found {value!r}, which is not a whole number")
+    return int(number)
+
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Share = Annotated[float, BeforeValidator(parse_share)]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(path: Path, model: type[Model], overrides: list[str] | None = None) -> Model:
+    """Read a YAML file as `model`. `overrides` are "dotted.key=value" strings, the value in YAML.
+
+    `base: other.yaml` takes everything from that file (relative to this one) that is not given here: mappings
+    merge, anything else replaces. `${NAME}` in a string is the environment variable. Raises ConfigError.
+    """
+    data, lines = read_yaml(Path(path))
+    for override in overrides or []:
+        _override(data, override)
+    data = _expand(data, (), lines, path)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, lines, Path(path))) from None
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, str]]:
+    """The mapping of a YAML file with its base merged in, and "file:line" of every key path in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}: expected a mapping of keys to values")
+    lines: dict[tuple, str] = {}
+    data = _build(node, (), path, lines)
+    if "base" in data:
+        base, base_lines = read_yaml(path.parent / str(data.pop("base")))
+        return merge(base, data), {**base_lines, **lines}
+    return data, lines
+
+
+def merge(base: Any, change: Any) -> Any:
+    """`change` laid over `base`: mappings key by key, anything else replaced."""
+    if isinstance(base, dict) and isinstance(change, dict):
+        return base | {key: merge(base[key], value) if key in base else value for key, value in change.items()}
+    return change
+
+
+def _build(node: yaml.Node, at: tuple, path: Path, lines: dict[tuple, str]) -> Any:
+    lines[at] = f"{path}:{node.start_mark.line + 1}"
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if key in result:
+                raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: key '{key}' is given twice")
+            result[key] = _build(value_node, (*at, key), path, lines)
+            lines[(*at, key)] = f"{path}:{key_node.start_mark.line + 1}"
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(child, (*at, index), path, lines) for index, child in enumerate(node.value)]
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: {error}") from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override}: expected key=value, for example --set seed=7")
+    *parents, last = dotted.split(".")
+    for key in parents:
+        try:
+            data = data[int(key)] if isinstance(data, list) else data.setdefault(key, {})
+        except (ValueError, IndexError):
+            raise ConfigError(f"--set {override}: '{key}' is no position in a list") from None
+        if not isinstance(data, dict | list):
+            raise ConfigError(f"--set {override}: '{key}' is a value, not a mapping")
+    if isinstance(data, list):
+        data[int(last)] = yaml.safe_load(value)
+    else:
+        data[last] = yaml.safe_load(value)
+
+
+def _expand(value: Any, at: tuple, lines: dict[tuple, str], path: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(child, (*at, key), lines, path) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_expand(child, (*at, index), lines, path) for index, child in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match) -> str:
+        if match[1] not in os.environ:
+            raise ConfigError(f"{_line(at, lines, path)}: the environment variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", variable, value)
+
+
+def _line(at: tuple, lines: dict[tuple, str], path: Path) -> str:
+    """The closest known place of a key path: its own line or that of the mapping around it."""
+    while at and at not in lines:
+        at = at[:-1]
+    return lines.get(at, str(path))
+
+
+def _explain(error: ValidationError, lines: dict[tuple, str], path: Path) -> str:
+    messages = []
+    for problem in error.errors():
+        at = tuple(problem["loc"])
+        key = ".".join(str(part) for part in at) or "(top)"
+        found = "" if problem["type"] == "missing" else f", found {_short(problem['input'])}"
+        message = problem["msg"].removeprefix("Value error, ")
+        messages.append(f"{_line(at, lines, path)}: {key}: {message}{found}")
+    return "\n".join(messages)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

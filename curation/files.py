@@ -1,0 +1,88 @@
+"""Files that are complete or absent: atomic writes, content hashes, Parquet with fixed settings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; on success it is fsynced and renamed to `path`, else removed.
+
+    The sibling may be made as a file or as a folder. A reader never sees a half-written `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    try:
+        yield temporary
+        if temporary.is_dir():
+            for file in sorted(temporary.rglob("*")):
+                sync(file)
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        remove(temporary)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        for child in path.iterdir():
+            remove(child)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(Path(path).read_bytes())
+
+
+def write_parquet(path: Path, table: pa.Table, row_group_size: int = 1 << 16) -> None:
+    """Write a table as Parquet, atomically. The bytes depend on the table and the pyarrow version alone."""
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=row_group_size)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_hash(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces), 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,292 @@
+"""Steps: a pure function, a frozen config and a version, with an output folder named by content.
+
+The folder of a step is `<workspace>/steps/<name>/<fingerprint>`; the fingerprint covers the step's version, its
+config literals and the content hashes of its inputs, and nothing else (no path, date, worker count or engine).
+A step whose `step.json` is there, with every file it lists, is complete and is not run again. Before that, each
+finished unit is kept in `.units/`, so a killed run loses at most the units under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+from pydantic import BaseModel
+
+from curation.executor import Kind, LocalExecutor
+from curation.files import (
+    TEMPORARY,
+    atomic,
+    file_hash,
+    json_hash,
+    read_json,
+    remove,
+    write_json,
+    write_parquet,
+)
+
+RECORD = "step.json"
+UNITS = ".units"
+
+
+class StepMissingError(Exception):
+    """A step has not been run yet and the context does not allow to run it."""
+
+    def __init__(self, name: str, fingerprint: str):
+        super().__init__(f"step '{name}' has not been run in this workspace (fingerprint {fingerprint[:16]})")
+        self.name, self.fingerprint = name, fingerprint
+
+
+class StrictError(Exception):
+    """Under --strict: something that is otherwise counted and reported."""
+
+
+class Progress:
+    """What a long stage tells whoever watches. This one stays silent; the command line draws bars."""
+
+    def begin(self, station: str, total: int) -> None:
+        """A station starts; `total` units are to be done."""
+
+    def advance(self, station: str, units: int = 1, note: str = "") -> None:
+        """`units` more are done. `note` is a short state for the watcher (a loss, a rate)."""
+
+    def end(self, output: StepOutput) -> None:
+        """A station is complete, by work or because its output was there already."""
+
+
+@dataclass
+class Context:
+    """What a step may use: the workspace, an executor, and how to treat trouble."""
+
+    workspace: Path
+    executor: LocalExecutor = field(default_factory=lambda: LocalExecutor(engine="inline"))
+    strict: bool = False
+    build: bool = True  # False: never work, raise StepMissingError instead
+    progress: Progress = field(default_factory=Progress)
+    outputs: list[StepOutput] = field(default_factory=list)  # every step asked for, in order
+
+    def __post_init__(self):
+        self.workspace = Path(self.workspace)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """A complete step: where its files are and what its record says."""
+
+    folder: Path
+    record: dict[str, Any]
+    reused: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.record["name"]
+
+    @property
+    def content(self) -> str:
+        """Hash over the names and bytes of all output files: what later steps depend on. 64 hex."""
+        return self.record["content"]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return self.record["counts"]
+
+    @property
+    def source(self) -> str:
+        """Of a per-source step ("measure/web"): the source."""
+        return self.name.partition("/")[2]
+
+    def shards(self) -> list[Path]:
+        """The shard files of a per-source step, sorted by name."""
+        return sorted((self.folder / "shards").glob("*.parquet"))
+
+
+class Build:
+    """A step under way: where to write, what to count."""
+
+    def __init__(self, context: Context, name: str, folder: Path):
+        self.context, self.name, self.folder = context, name, folder
+        self.counts: dict[str, Any] = {}
+        self.alarms: list[str] = []
+        self.volatile: set[str] = set()
+
+    def write_table(self, relative: str, table: pa.Table) -> None:
+        write_parquet(self.folder / relative, table)
+
+    def write_json(self, relative: str, value: Any) -> None:
+        write_json(self.folder / relative, value)
+
+    def scratch(self, relative: str) -> Path:
+        """A file or folder that the content hash leaves out: logs with times in them, partial results."""
+        self.volatile.add(relative)
+        path = self.folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def alarm(self, message: str) -> None:
+        """Something a person should look at: kept in the record, shown at the end, an error under --strict."""
+        self.alarms.append(message)
+
+    def map(self, function: Callable[..., Any], units: dict[str, tuple], kind: Kind) -> dict[str, Any]:
+        """Call `function(folder, key, *arguments)` for each unit and return its JSON results by key.
+
+        A unit done by an earlier, interrupted run is not done again: `function` must write its files through
+        `curation.files` (complete or absent) and return only what is derived from its arguments.
+        """
+        journal = self.folder / UNITS
+        journal.mkdir(parents=True, exist_ok=True)
+        done = {key: journal / f"{key}.json" for key in units}
+        results = {key: read_json(path) for key, path in done.items() if path.exists()}
+        todo = [key for key in units if key not in results]
+        self.context.progress.begin(self.name, len(units))
+        self.context.progress.advance(self.name, len(results))
+        calls = [(self.folder, key, *units[key]) for key in todo]
+        for position, result in self.context.executor.map(function, calls, kind):
+            write_json(journal / f"{todo[position]}.json", result)
+            results[todo[position]] = result
+            self.context.progress.advance(self.name)
+        return {key: results[key] for key in units}
+
+
+def step(
+    context: Context,
+    name: str,
+    version: int,
+    config: BaseModel | dict[str, Any],
+    inputs: dict[str, str],
+    work: Callable[[Build], None],
+) -> StepOutput:
+    """Return the step's output, running `work` only if it is not there.
+
+    `inputs` maps a role to a content hash. `config` holds literals alone, never a path. `work` writes below
+    `build.folder` and sets `build.counts` (by convention documents_in, documents_out, by_source).
+    Raises StepMissingError if the work is needed and `context.build` is false; StrictError for alarms.
+    """
+    literals = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
+    identity = {"name": name, "version": version, "config": literals, "inputs": inputs}
+    fingerprint = json_hash(identity)
+    folder = context.workspace / "steps" / name / fingerprint[:16]
+    output = load(folder)
+    if output is None:
+        if not context.build:
+            raise StepMissingError(name, fingerprint)
+        with _lease(folder, name):
+            output = load(folder)  # another process may have finished it while this one waited
+            if output is None:
+                _run(context, folder, {**identity, "fingerprint": fingerprint}, work)
+                output = load(folder)
+                output = StepOutput(output.folder, output.record)
+            else:
+                output = StepOutput(output.folder, output.record, reused=True)
+    context.outputs.append(output)
+    context.progress.end(output)
+    if context.strict and output.record["alarms"]:
+        raise StrictError(f"{name}: " + "; ".join(output.record["alarms"]))
+    return output
+
+
+def load(folder: Path) -> StepOutput | None:
+    """The complete step in `folder`; None if its record or a file of it is missing or of another size."""
+    try:
+        record = read_json(folder / RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    for relative, entry in record["files"].items():
+        path = folder / relative
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            return None
+    return StepOutput(folder, record, reused=True)
+
+
+def verify_files(output: StepOutput) -> list[str]:
+    """The files of a step whose bytes are not those of its record, each with what was found."""
+    wrong = []
+    for relative, entry in output.record["files"].items():
+        path = output.folder / relative
+        found = file_hash(path) if path.is_file() else "no file"
+        if found != entry["hash"]:
+            wrong.append(f"{path}: expected {entry['hash']}, found {found}")
+    return wrong
+
+
+def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    remove(folder / RECORD)
+    for leftover in folder.rglob(f"{TEMPORARY}*"):
+        remove(leftover)
+    build = Build(context, identity["name"], folder)
+    started = time.perf_counter()
+    with _peak_memory() as memory:
+        work(build)
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(path.is_relative_to(folder / out) for out in (UNITS, *build.volatile)):
+            files[relative] = {"bytes": path.stat().st_size, "hash": file_hash(path)}
+    record = {
+        **identity,
+        "content": json_hash({relative: entry["hash"] for relative, entry in files.items()}),
+        "counts": build.counts,
+        "alarms": build.alarms,
+        "files": files,
+        "volatile": sorted(build.volatile),
+        "seconds": round(time.perf_counter() - started, 3),
+        "bytes": sum(entry["bytes"] for entry in files.values()),
+        "peak_memory": memory[0],
+        "workers": context.executor.workers,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(folder / RECORD, record)
+    remove(folder / UNITS)
+
+
+@contextlib.contextmanager
+def _lease(folder: Path, name: str) -> Iterator[None]:
+    """Hold the step's lock; the operating system frees it however the holder ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting: another run on this workspace is building {name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    """Sample the resident memory of this process and its children; [0] is the highest sum seen, in bytes."""
+    peak, stop = [0], threading.Event()
+    process = psutil.Process()
+
+    def sample() -> None:
+        while True:
+            total = 0
+            for member in [process, *process.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += member.memory_info().rss
+            peak[0] = max(peak[0], total)
+            if stop.wait(0.25):
+                return
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Write a folder so that it is complete or absent: `fill` writes into the temporary one."""
+    with atomic(path) as temporary:
+        temporary.mkdir()
+        fill(temporary)

@@ -1,0 +1,1 @@
+"""Manifests in, checkpoints out: plain torch and transformers."""
