@@ -1,0 +1,137 @@
+"""A run: one execution of a pipeline, recorded in `<workspace>/runs/<run>/run.json`.
+
+The record names every step that the run used, done or found; the steps' own records hold the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from curation.files import read_json, write_json
+from curation.steps import StepOutput, load
+
+RECORD = "run.json"
+REPORTED_PACKAGES = ("mixwright", "polars", "pyarrow", "numba", "torch", "transformers", "prefect")
+
+
+class RunNotFoundError(Exception):
+    """No such run in the workspace."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run, finished or not."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder.parent.parent
+
+    @property
+    def name(self) -> str:
+        return self.data["run"]
+
+    def step(self, name: str) -> StepOutput | None:
+        """The step of that name ("mix/pretrain"), or None if the run has none or its files are gone."""
+        return self._load([entry for entry in self.data["steps"] if entry["name"] == name]).get(name)
+
+    def steps(self, prefix: str = "") -> dict[str, StepOutput]:
+        """The steps whose name begins with `prefix`, by the rest of the name, in the order of the run."""
+        chosen = [entry for entry in self.data["steps"] if entry["name"].startswith(prefix)]
+        return {name.removeprefix(prefix): output for name, output in self._load(chosen).items()}
+
+    def _load(self, entries: Iterable[dict[str, Any]]) -> dict[str, StepOutput]:
+        outputs = {entry["name"]: load(self.workspace / entry["folder"]) for entry in entries}
+        return {name: output for name, output in outputs.items() if output is not None}
+
+
+class Recorder:
+    """Keeps `run.json` true while a run goes on: it is rewritten after each station."""
+
+    def __init__(self, workspace: Path, pipeline: str, config: dict[str, Any], command: str):
+        self.workspace = workspace
+        self.name = _new_name(workspace / "runs", pipeline)
+        self.folder = workspace / "runs" / self.name
+        self.data: dict[str, Any] = {
+            "run": self.name,
+            "pipeline": pipeline,
+            "config": config,
+            "command": command,
+            "versions": _versions(),
+            "started": _now(),
+            "finished": None,
+            "status": "running",
+            "error": None,
+            "steps": [],
+        }
+        self.save()
+
+    def add(self, output: StepOutput) -> None:
+        """Record a step that the run has done or found. A step asked for twice is recorded once."""
+        entry = {
+            "name": output.name,
+            "folder": output.folder.relative_to(self.workspace).as_posix(),
+            "fingerprint": output.record["fingerprint"],
+            "content": output.content,
+            "reused": output.reused,
+            "seconds": 0.0 if output.reused else output.record["seconds"],
+        }
+        if all(known["name"] != output.name for known in self.data["steps"]):
+            self.data["steps"].append(entry)
+            self.save()
+
+    def finish(self, status: str, error: str | None = None) -> Run:
+        """`status` is completed, failed or interrupted."""
+        self.data |= {"status": status, "error": error, "finished": _now()}
+        self.save()
+        return Run(self.folder, self.data)
+
+    def save(self) -> None:
+        write_json(self.folder / RECORD, self.data)
+
+
+def load_run(workspace: Path, name: str | None = None) -> Run:
+    """The run of that name (or a path to its folder), or the latest. Raises RunNotFoundError."""
+    runs = Path(workspace) / "runs"
+    if name and (Path(name) / RECORD).is_file():
+        folder = Path(name).resolve()
+        return Run(folder, read_json(folder / RECORD))
+    known = {path.parent.name: path.parent for path in runs.glob(f"*/{RECORD}")}
+    if not known:
+        raise RunNotFoundError(f"{workspace}: no run yet; start one with: mixwright run PIPELINE.yaml")
+    if name is None:
+        records = [Run(folder.resolve(), read_json(folder / RECORD)) for folder in known.values()]
+        return max(records, key=lambda run: (run.data["started"], run.name))
+    if name not in known:
+        raise RunNotFoundError(f"{runs}: no run '{name}'; there are {', '.join(sorted(known))}")
+    return Run(known[name].resolve(), read_json(known[name] / RECORD))
+
+
+def _new_name(runs: Path, pipeline: str) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    name, number = f"{pipeline}-{stamp}", 1
+    while (runs / name).exists():
+        number += 1
+        name = f"{pipeline}-{stamp}-{number}"
+    return name
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in REPORTED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
