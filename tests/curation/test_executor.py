@@ -1,0 +1,73 @@
+"""The executor: every unit once, whatever the engine; worker death and closing."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from curation.executor import LocalExecutor, StoppedError
+
+
+def square(x):
+    return x * x
+
+
+def die_once(flag: str, x: int):
+    """Kill the worker process the first time; succeed after that."""
+    if x == 3 and not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def fail_on_two(x):
+    if x == 2:
+        raise ValueError("two")
+    return x
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_unit_once(kind, workers):
+    with LocalExecutor(workers) as executor:
+        results = list(executor.map(square, [(x,) for x in range(30)], kind))
+    assert sorted(results) == [(x, x * x) for x in range(30)]
+
+
+def test_dead_worker_costs_only_its_units(tmp_path):
+    with LocalExecutor(2) as executor:
+        results = dict(executor.map(die_once, [(str(tmp_path / "died"), x) for x in range(8)], "processes"))
+    assert results == {x: x for x in range(8)}
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_first_error_is_raised(kind):
+    with LocalExecutor(2) as executor, pytest.raises(ValueError, match="two"):
+        list(executor.map(fail_on_two, [(x,) for x in range(5)], kind))
+
+
+def test_closed_executor_stops():
+    executor = LocalExecutor(2)
+    executor.close()
+    with pytest.raises(StoppedError):
+        list(executor.map(square, [(1,), (2,)], "threads"))
+    with pytest.raises(StoppedError):
+        list(executor.map(square, [(1,), (2,)], "processes"))
+
+
+def test_each_keeps_order_and_nests():
+    with LocalExecutor(2) as executor:
+
+        def stage(base):
+            time.sleep(0.01 * (3 - base))
+            return sum(result for _, result in executor.map(square, [(base,), (base + 1,)], "threads"))
+
+        assert executor.each(stage, [0, 1, 2]) == [1, 5, 13]
+
+
+def test_unknown_engine_names_the_choices():
+    with pytest.raises(ValueError, match="local, inline"):
+        LocalExecutor(engine="spark")
