@@ -1,0 +1,115 @@
+"""What a training stage or an evaluation may be told. Free of torch, so that plans read it in no time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from curation.config import Count, Share, Strict
+
+Method = Literal["causal", "reward", "dpo"]
+
+# The fields that one method alone reads. Setting one for another method is an error, not a silent no-op.
+OWN_FIELDS: dict[str, tuple[str, ...]] = {
+    "causal": ("z_loss", "yarn_factor"),
+    "reward": ("centring",),
+    "dpo": ("beta", "dpo_loss", "label_smoothing"),
+}
+
+
+class ModelConfig(Strict):
+    """The shape of a model made from scratch. The vocabulary comes from the tokenizer."""
+
+    architecture: Literal["llama", "olmo3"] = "llama"
+    hidden_size: int = Field(192, ge=8)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    kv_heads: int | None = None  # grouped-query attention; None: as many as heads
+    intermediate_size: int | None = None  # None: 8/3 of the hidden size, rounded up to a multiple of 32
+    max_position: Count = 2048
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+    sliding_window: Count = 4096  # olmo3: the window of three layers in four
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of heads {self.heads}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if (
+            self.architecture != "olmo3"
+            and self.sliding_window != type(self).model_fields["sliding_window"].default
+        ):
+            raise ValueError("sliding_window is of architecture olmo3 only")
+        return self
+
+
+class TrainConfig(Strict):
+    """One training stage. pretrain, midtrain, long-context and SFT are all `causal`; the data's mask differs."""
+
+    method: Method = "causal"
+    model: ModelConfig | None = None  # required without a parent checkpoint, forbidden with one
+    sequence_length: Count = 512  # longer documents are cut into fragments; longer pairs are truncated
+    batch_tokens: Count = 8192  # tokens of an optimiser step, at most (a single longer pair is a step of its own)
+    micro_batch_tokens: Count = 4096  # tokens of one forward and backward pass, at most: bounds the memory
+    epochs: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1)  # stop early; what is not reached is in the account
+
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_share: Share = Field(0.05, ge=0, le=1)  # of all steps, linear from zero
+    warmup_steps: int | None = Field(None, ge=0)  # instead of warmup_share
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_share: Share = Field(0.1, ge=0, le=1)  # of the learning rate, at the last step
+    weight_decay: float = Field(0.1, ge=0)  # matrices only: never norms, biases, embeddings
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = Field(1.0, gt=0)  # norm of the whole gradient
+
+    z_loss: float = Field(0.0, ge=0)  # causal: weight of the squared log-partition
+    yarn_factor: float | None = Field(None, gt=1)  # causal: extend the parent's positions by YaRN
+    centring: float = Field(0.0, ge=0)  # reward: weight of the squared sum of the two scores
+    beta: float = Field(0.1, gt=0)  # dpo
+    dpo_loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    label_smoothing: Share = Field(0.0, ge=0, lt=0.5)  # dpo, sigmoid: the conservative form (cDPO)
+
+    seed: int = 0
+    threads: int = Field(2, ge=1)  # fixed here, since the bits of a sum depend on it
+    checkpoint_every: int = Field(50, ge=1)  # steps; changes no result and is no part of the step's identity
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        for method, names in OWN_FIELDS.items():
+            for name in names:
+                if method != self.method and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of method {method} only; this stage's method is {self.method}")
+        if self.dpo_loss == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing is of dpo_loss sigmoid only")
+        if self.sequence_length < 2:
+            raise ValueError(f"sequence_length must be at least 2, found {self.sequence_length}")
+        if self.method == "causal" and self.sequence_length > self.micro_batch_tokens:
+            raise ValueError(
+                f"micro_batch_tokens {self.micro_batch_tokens} is below sequence_length {self.sequence_length}"
+            )
+        if self.micro_batch_tokens > self.batch_tokens:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} must be at least micro_batch_tokens {self.micro_batch_tokens}"
+            )
+        return self
+
+
+class EvaluateConfig(Strict):
+    """One evaluation of a checkpoint on held-out documents and pairs."""
+
+    window: Count = 512  # tokens seen at once; a longer document is scored in windows that overlap by one token
+    micro_batch_tokens: Count = 4096
+    text_tokens: Count = 100_000  # of each source, at most; documents are taken in the manifest's order
+    pairs: Count = 500  # of each source, at most
+    bootstrap: int = Field(1000, ge=100)  # resamples behind each 95 % interval
+    samples: int = Field(3, ge=0)  # prompts that are continued
+    prompt_tokens: int = Field(32, ge=1)  # of a plain document; a chat's prompt is everything before the answer
+    sample_tokens: int = Field(48, ge=1)
+    temperature: float = Field(0.8, gt=0)  # of the second continuation of each prompt; the first is greedy
+    beta: float = Field(0.1, gt=0)  # of implicit rewards
+    seed: int = 0
+    threads: int = Field(2, ge=1)
