@@ -1,0 +1,1 @@
+"""Readers: from raw files to records, one module a family of formats."""
