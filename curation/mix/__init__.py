@@ -1,0 +1,1 @@
+"""Mixes: recipe, plan, selection and the manifest that trainers verify."""
