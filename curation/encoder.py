@@ -1,0 +1,116 @@
+"""A tokenizer folder put to work: contents to ids, in bulk, with special tokens only where we place them.
+
+`tokenizers` is the reference; `fastokens` encodes the same byte-level BPE about forty times faster and is used where
+the tokenizer step has proven its ids equal on a sample of every pool (`encoder.json`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastokens
+import numpy as np
+import tokenizers
+
+from curation.chat import END_OF_TURN, TURNS, Segments, Specials
+from curation.files import read_json
+from curation.steps import StepOutput
+
+FOLDER = "tokenizer"  # the Hugging Face folder within the tokenizer step's
+CHOICE = "encoder.json"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of n documents, one after the other, t in all; m segments."""
+
+    ids: np.ndarray  # uint32 (t,)
+    mask: np.ndarray  # uint8 (t,): 1 where the token is in the loss
+    starts: np.ndarray  # int64 (n + 1,): the tokens of document i are starts[i] to starts[i + 1]
+    segment_starts: np.ndarray  # int64 (m + 1,): the same for segments
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+
+class Encoder:
+    """Encodes contents by `library`, "fastokens" or "tokenizers". Safe to share between threads."""
+
+    def __init__(self, folder: Path, library: str):
+        """`folder` is a Hugging Face tokenizer folder holding our turn tokens. Raises ValueError if it lacks one."""
+        config = read_json(folder / "tokenizer_config.json")
+        self.reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.reference.no_truncation()
+        self.reference.no_padding()
+        self.reference.encode_special_tokens = True  # a special token spelled in a text is text
+        self.vocab_size = self.reference.get_vocab_size(with_added_tokens=True)
+        self.library = library
+        if library == "fastokens":
+            self._fast = fastokens.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._fast.no_truncation()
+            self._fast.no_padding()
+        self.specials = Specials(
+            end_of_text=self._id(config["eos_token"], folder),
+            end_of_turn=self._id(END_OF_TURN, folder),
+            turns={turn: self._id(token, folder) for turn, token in TURNS.items()},
+        )
+
+    def _id(self, token: str, folder: Path) -> int:
+        number = self.reference.token_to_id(token)
+        if number is None:
+            raise ValueError(f"{folder}/tokenizer.json: no token {token!r}; make the folder by the tokenizer step")
+        return number
+
+    def contents(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts, one after the other (uint32), and where each begins (int64, one more than texts)."""
+        if not texts:
+            return np.empty(0, np.uint32), np.zeros(1, np.int64)
+        if self.library == "fastokens":
+            ids, offsets = self._fast.encode_batch_flat(texts, split_special_tokens=True)
+            return np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64)
+        encoded = self.reference.encode_batch_fast(texts, add_special_tokens=False)
+        starts = np.cumsum([0, *(len(one.ids) for one in encoded)], dtype=np.int64)
+        ids = np.empty(starts[-1], np.uint32)
+        for one, start in zip(encoded, starts, strict=False):
+            ids[start : start + len(one.ids)] = one.ids
+        return ids, starts
+
+    def encode(self, segments: Segments) -> Encoded:
+        """The ids of documents with the special tokens around their contents, and the loss mask."""
+        content, content_starts = self.contents(segments.contents)
+        lengths = np.diff(content_starts)
+        opens, closes = segments.opening >= 0, segments.closing >= 0
+        starts = np.concatenate([[0], np.cumsum(lengths + opens + closes)]).astype(np.int64)
+        ids = np.empty(starts[-1], np.uint32)
+        mask = np.repeat(segments.loss, np.diff(starts)).astype(np.uint8)
+        inside = np.ones(len(ids), bool)
+        first, last = starts[:-1][opens], starts[1:][closes] - 1
+        ids[first], ids[last] = segments.opening[opens], segments.closing[closes]
+        mask[first] = 0
+        inside[first] = inside[last] = False
+        ids[inside] = content
+        return Encoded(ids, mask, starts[segments.starts], starts)
+
+
+def load_encoder(tokenizer: StepOutput | Path) -> Encoder:
+    """The encoder of a tokenizer step (or its folder), by the library that the step has proven. Cached."""
+    return _load(str(tokenizer.folder if isinstance(tokenizer, StepOutput) else tokenizer))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: str) -> Encoder:
+    return Encoder(Path(folder) / FOLDER, read_json(Path(folder) / CHOICE)["library"])
+
+
+def tokenizer_hash(tokenizer: StepOutput | Path) -> str:
+    """What makes token ids: SHA-256 over tokenizer.json and its configuration with the chat template. 64 hex."""
+    folder = tokenizer.folder if isinstance(tokenizer, StepOutput) else Path(tokenizer)
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        data = (folder / FOLDER / name).read_bytes()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Reading shards in bounded memory, and picking documents by keyed hash over all shards of many sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.keys import keyed_hash
+from curation.ledger import alive
+from curation.schema import require_same_ids
+from curation.steps import StepOutput
+
+BATCH_ROWS = 1024
+
+
+def batches(
+    path: Path, columns: list[str], rows: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Read a shard a thousand rows at a time: (row numbers, table of `columns`), the rows rising.
+
+    `rows`: only these (rising, without repeats); batches that hold none of them are skipped.
+    """
+    first = 0
+    with pq.ParquetFile(path) as file:
+        if rows is not None and len(rows) and rows[-1] >= file.metadata.num_rows:
+            raise ValueError(f"{path}: asked for row {rows[-1]}, but it has {file.metadata.num_rows} rows")
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            table = pa.Table.from_batches([batch])
+            numbers = np.arange(first, first + len(table))
+            first += len(table)
+            if rows is not None:
+                numbers = rows[np.searchsorted(rows, numbers[0]) : np.searchsorted(rows, first)]
+                if not len(numbers):
+                    continue
+                table = table.take(pa.array(numbers - (first - len(batch))))
+            yield numbers, table
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Documents of one shard, chosen: their rows (rising)."""
+
+    source: str
+    path: Path
+    rows: np.ndarray
+
+
+def pick(
+    sources: Iterable[str],
+    pools: dict[str, StepOutput],
+    measured: dict[str, StepOutput],
+    ledgers: list[StepOutput],
+    key: int,
+    *,
+    documents: int | None = None,
+    weight: int | None = None,
+    largest: int | None = None,
+) -> list[Picks]:
+    """Choose alive documents of `sources` in the order of their keyed hash, shard by shard.
+
+    Stops before `documents` documents or `weight` bytes of text would be exceeded; a document longer than
+    `largest` bytes weighs only that. Columns only: no text is read. Sorted by source and shard.
+    """
+    shards, hashes, weights, rows = [], [], [], []
+    for source in sorted(sources):
+        for path in pools[source].shards():
+            measures = pq.read_table(measured[source].folder / "shards" / path.name, columns=["id", "bytes"])
+            require_same_ids(pq.read_table(path, columns=["id"])["id"], measures["id"], str(path))
+            kept = np.flatnonzero(alive(ledgers, source, path.stem, len(measures)))
+            shards.append((source, path))
+            hashes.append(keyed_hash(measures["id"], key)[kept])
+            weights.append(np.minimum(measures["bytes"].to_numpy()[kept], largest or np.iinfo(np.int64).max))
+            rows.append(kept)
+    if not shards:
+        return []
+    sizes = [len(one) for one in rows]
+    shard, row = np.repeat(np.arange(len(shards)), sizes), np.concatenate(rows)
+    order = np.lexsort((row, shard, np.concatenate(hashes)))[:documents]
+    if weight is not None:
+        order = order[np.cumsum(np.concatenate(weights)[order].astype(np.int64)) <= weight]
+    chosen = np.sort(order)
+    return [
+        Picks(source, path, row[chosen[shard[chosen] == number]])
+        for number, (source, path) in enumerate(shards)
+        if np.any(shard[chosen] == number)
+    ]
