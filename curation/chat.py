@@ -141,9 +141,7 @@ def plain_texts(table: pa.Table | pa.RecordBatch) -> list[str]:
     if kind_of(table) == "text":
         return table["text"].to_pylist()
     return [
-        "\n\n".join(
-            _content(document, place, message) for place, message in enumerate([*messages, *(chosen or [])])
-        )
+        "\n\n".join(_contents(document, [*messages, *(chosen or [])]))
         for document, messages, chosen, _ in _conversations(table)
     ]
 
@@ -153,7 +151,7 @@ def all_texts(table: pa.Table | pa.RecordBatch) -> list[str]:
     if len(table) == 0 or kind_of(table) != "pairs":
         return plain_texts(table)
     return [
-        "\n\n".join([plain, *(_content(document, place, message) for place, message in enumerate(rejected))])
+        "\n\n".join([plain, *_contents(document, rejected)])
         for plain, (document, _, _, rejected) in zip(plain_texts(table), _conversations(table), strict=True)
     ]
 
@@ -166,6 +164,10 @@ def _content(document: str, place: int, message: dict) -> str:
     if message["content"] is None:
         raise ValueError(f"document {document}: message {place} ({message['role']}) has no content; expected text")
     return message["content"]
+
+
+def _contents(document: str, messages: list[dict]) -> list[str]:
+    return [_content(document, place, message) for place, message in enumerate(messages)]
 
 
 def _turns(document: str, messages: list[dict], specials: Specials) -> list[tuple[str, int, bool]]:

@@ -1,4 +1,4 @@
-"""A quality classifier: fastText trained on sources that the recipe calls good and bad, and applied to documents."""
+"""A quality classifier: fastText trained on sources that the recipe calls good and bad, then applied to others."""
 
 from __future__ import annotations
 

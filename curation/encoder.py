@@ -1,7 +1,7 @@
 """A tokenizer folder put to work: contents to ids, in bulk, with special tokens only where we place them.
 
-`tokenizers` is the reference; `fastokens` encodes the same byte-level BPE about forty times faster and is used where
-the tokenizer step has proven its ids equal on a sample of every pool (`encoder.json`).
+`tokenizers` is the reference; `fastokens` encodes the same byte-level BPE many times faster and is used where the
+tokenizer step has proven its ids equal on a sample of every pool (`encoder.json`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,20 @@ class Encoded:
 
     @property
     def lengths(self) -> np.ndarray:
+        """Tokens of each document, int64 (n,)."""
         return np.diff(self.starts)
+
+    @property
+    def in_loss(self) -> np.ndarray:
+        """Tokens of each document that are in the loss, int64 (n,)."""
+        return np.diff(np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])[self.starts])
 
 
 class Encoder:
     """Encodes contents by `library`, "fastokens" or "tokenizers". Safe to share between threads."""
 
     def __init__(self, folder: Path, library: str):
-        """`folder` is a Hugging Face tokenizer folder holding our turn tokens. Raises ValueError if it lacks one."""
+        """`folder`: a Hugging Face tokenizer with our turn tokens. Raises ValueError if it lacks one of them."""
         config = read_json(folder / "tokenizer_config.json")
         self.reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.reference.no_truncation()
@@ -66,7 +72,7 @@ class Encoder:
         return number
 
     def contents(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all texts, one after the other (uint32), and where each begins (int64, one more than texts)."""
+        """The ids of n texts, one after the other (uint32), and where each begins (int64, n + 1)."""
         if not texts:
             return np.empty(0, np.uint32), np.zeros(1, np.int64)
         if self.library == "fastokens":

@@ -1,4 +1,4 @@
-"""Held-out sets: documents that no mix may hold, less those that the mixes hold in other words' clothing."""
+"""Held-out sets: documents kept out of every mix, less those whose text a mix holds under another id."""
 
 from __future__ import annotations
 

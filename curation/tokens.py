@@ -131,7 +131,7 @@ def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str,
             plain.append(tokens[-1])
         else:
             plain.append(encoder.encode(segments(table, "chat_plain", encoder.specials)).lengths.astype(np.uint32))
-        in_loss = np.add.reduceat(encoded.mask, encoded.starts[:-1], dtype=np.int64)
+        in_loss = encoded.in_loss
         totals["tokens_in_loss"] += int(in_loss.sum())
         totals["without_loss"] += int((in_loss == 0).sum())
         ids.extend(table["id"].to_pylist())
@@ -223,7 +223,7 @@ def _prove(
     ledgers: list[StepOutput],
     seed: int,
 ) -> dict:
-    """Compare fastokens with tokenizers on hard texts and on a sample of every pool; the choice and its grounds."""
+    """Compare fastokens with tokenizers on hard texts and a sample of every pool; the choice and its grounds."""
     reference = Encoder(folder, "tokenizers")
     choice = {"library": "fastokens", "texts": 0, "tokens": 0, "hash": "", "reason": None}
     try:
