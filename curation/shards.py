@@ -63,7 +63,7 @@ def pick(
 ) -> list[Picks]:
     """Choose alive documents of `sources` in the order of their keyed hash, shard by shard.
 
-    Stops before `documents` documents or `weight` bytes of text would be exceeded; a document longer than
+    Stops after `documents` documents, or with the document that reaches `weight` bytes of text; one longer than
     `largest` bytes weighs only that. Columns only: no text is read. Sorted by source and shard.
     """
     shards, hashes, weights, rows = [], [], [], []
@@ -82,7 +82,8 @@ def pick(
     shard, row = np.repeat(np.arange(len(shards)), sizes), np.concatenate(rows)
     order = np.lexsort((row, shard, np.concatenate(hashes)))[:documents]
     if weight is not None:
-        order = order[np.cumsum(np.concatenate(weights)[order].astype(np.int64)) <= weight]
+        weighed = np.concatenate(weights)[order].astype(np.int64)
+        order = order[np.cumsum(weighed) - weighed < weight]
     chosen = np.sort(order)
     return [
         Picks(source, path, row[chosen[shard[chosen] == number]])
