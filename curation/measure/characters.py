@@ -1,0 +1,41 @@
+"""Counts of characters by kind."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from curation.measure.unicode import DIGIT, FLAGS, LETTER, NUMBER, UPPER
+from curation.measure.utf8 import decode
+
+COUNTS = ("chars", "alnum", "digits", "upper")
+
+
+def character_counts(data: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+    """int64 counts a document, each of shape (n,): code points, and how many of them are letters or numbers
+    (general category L or N), decimal digits (Nd) and uppercase (`str.isupper`)."""
+    out = np.zeros((len(COUNTS), len(offsets) - 1), np.int64)
+    _count(data, offsets, FLAGS, out)
+    return dict(zip(COUNTS, out, strict=True))
+
+
+@njit(nogil=True, cache=True)
+def _count(data, offsets, flags, out):
+    for document in range(len(offsets) - 1):
+        at, end = offsets[document], offsets[document + 1]
+        chars = alnum = digits = upper = 0
+        while at < end:
+            if data[at] < 0x80:
+                kind = flags[data[at]]
+                at += 1
+            else:
+                code, at = decode(data, at, end)
+                kind = flags[code]
+            chars += 1
+            alnum += (kind & (LETTER | NUMBER)) != 0
+            digits += (kind & DIGIT) != 0
+            upper += (kind & UPPER) != 0
+        out[0, document] = chars
+        out[1, document] = alnum
+        out[2, document] = digits
+        out[3, document] = upper
