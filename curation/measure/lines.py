@@ -2,7 +2,8 @@
 
 A line is what `text.split("\\n")` gives, without one carriage return at its end; so a text has one line more than
 it has newlines, and an empty text has one. A paragraph is a run of lines that are not empty: what Dolma 3 gets
-by collapsing newlines to two and splitting there (reference recipe, steps 9 and 10).
+by collapsing newlines to two and splitting there (steps 9 and 10 of its filters). Every copy of what has more
+than one counts as a duplicate, the first one included.
 """
 
 from __future__ import annotations

@@ -68,12 +68,14 @@ def _segment(data, at, end, flags, hashes, ends):
         kind = np.int64(flags[code])
         inside = kind & (LETTER | NUMBER) != 0 or code == 0x5F
         solo = kind & SOLO != 0
-        if length and not solo and (inside and kinds & SOLO == 0 or kind & MARK != 0):
-            pass
-        elif length and kinds & SOLO == 0 and not inside and _joins(code, before, at, data, end, flags):
-            pass
+        if kinds & SOLO:
+            goes_on = kind & MARK != 0
+        elif inside or kind & MARK:
+            goes_on = not solo
         else:
-            if length and kinds & (LETTER | NUMBER):
+            goes_on = length > 0 and _joins(code, before, at, data, end, flags)
+        if length == 0 or not goes_on:
+            if kinds & (LETTER | NUMBER):
                 hashes[words] = mix64(hashed)
                 chars += length
                 ends[words] = chars
@@ -86,7 +88,7 @@ def _segment(data, at, end, flags, hashes, ends):
         length += 1
         kinds |= kind
         before = kind
-    if length and kinds & (LETTER | NUMBER):
+    if kinds & (LETTER | NUMBER):
         hashes[words] = mix64(hashed)
         ends[words] = chars + length
         words += 1
@@ -115,7 +117,7 @@ def _most_frequent(counts, firsts, known, n, ends):
             continue
         first = firsts[number]
         chars = ends[first + n - 1] - (ends[first - 1] if first else 0)
-        if best < 0 or counts[number] > counts[best] or counts[number] == counts[best] and chars > best_chars:
+        if best < 0 or counts[number] > counts[best] or (counts[number] == counts[best] and chars > best_chars):
             best, best_chars = number, chars
     return best
 

@@ -1,4 +1,4 @@
-"""Statistics of whitespace words and of symbols: the definitions of Dolma 3's rules (reference recipe, steps 4 to 8).
+"""Statistics of whitespace words and of symbols: the definitions of Dolma 3's rules (steps 4 to 8 of its filters).
 
 A whitespace word is what `text.split()` gives. Unicode words, which repetition is measured on, are another thing:
 see `curation.measure.repetition`.
@@ -49,10 +49,10 @@ def _is_spaced_ellipsis(data, at, end):
 def _is_stop_word(packed, length, stop_words):
     if length < 2 or length > 4:
         return False
+    found = False
     for stop_word in stop_words:
-        if packed == stop_word:
-            return True
-    return False
+        found |= packed == stop_word
+    return found
 
 
 @njit(nogil=True, cache=True)

@@ -1,0 +1,182 @@
+"""The station `measure/<source>`: one pass over a pool's text, one measurement file beside each shard."""
+
+from __future__ import annotations
+
+import unicodedata
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from pydantic import BeforeValidator
+
+from curation.config import Bytes, Strict
+from curation.dedup.minhash import Scheme, SchemeField, signatures
+from curation.files import atomic, file_hash
+from curation.measure.columns import schema, text_columns
+from curation.measure.language import Language, LanguageIdentifier, language_model
+from curation.measure.render import prompt_text, rendered_text
+from curation.measure.utf8 import text_buffers
+from curation.steps import Context, StepOutput, step
+
+VERSION = 1
+BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
+BATCH_ROWS = 1 << 13
+ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
+TEXT_COLUMNS = ["id", "text", "messages", "chosen", "rejected"]
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def _off(value: Any) -> Any:
+    """`off` is a boolean in YAML."""
+    return None if value is False or value == "off" else value
+
+
+class Measure(Strict):
+    """What is measured. `minhash` and `language` can be `off`; their columns are null then."""
+
+    minhash: Annotated[SchemeField | None, BeforeValidator(_off)] = Scheme()
+    language: Annotated[Language | None, BeforeValidator(_off)] = Language()
+    gzip_prefix_bytes: Bytes = 1 << 16  # gzip is the slowest measurement: only so much of a text; 0 for none
+
+
+def measure(context: Context, pool: StepOutput, config: Measure | None = None) -> StepOutput:
+    """Measure every document of the pool `ingest/<source>`; the step `measure/<source>`.
+
+    Writes `shards/<shard>.parquet` with the columns of `curation.measure.columns.schema`, the same rows in the
+    same order as the pool's. Raises ConfigError if a language model is needed and missing.
+    """
+    config = config or Measure()
+    inputs = {"pool": pool.content}
+    model = None
+    if config.language:
+        model = language_model(config.language.model)
+        inputs["language_model"] = file_hash(model)
+    libraries = {"unicode": unicodedata.unidata_version}  # what the results depend on besides this code
+    if config.gzip_prefix_bytes:
+        libraries["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+
+    def work(build) -> None:
+        shards = pool.shards()
+        threads = max(1, context.executor.workers // max(1, len(shards)))
+        units = {shard.stem: (str(shard), config, model, threads) for shard in shards}
+        results = build.map(measure_shard, units, "threads").values()
+        documents = sum(result["documents"] for result in results)
+        build.counts = {"documents_in": documents, "documents_out": documents}
+        build.counts |= {name: sum(result[name] for result in results) for name in ("bytes", "words")}
+
+    literals = {**config.model_dump(mode="json"), "libraries": libraries}
+    return step(context, f"measure/{pool.source}", VERSION, literals, inputs, work)
+
+
+def measure_shard(
+    folder: Path, key: str, shard: str, config: Measure, model: Path | None, threads: int
+) -> dict[str, int]:
+    """Measure one shard into `folder/shards/<key>.parquet`; returns how many documents, bytes and words it has."""
+    identifier = LanguageIdentifier(model, config.language.prefix) if config.language else None
+    totals = {"documents": 0, "bytes": 0, "words": 0}
+    columns = schema(config.minhash.permutations if config.minhash else 0)
+
+    def measured() -> Iterator[pa.Table]:
+        for table in in_order(lambda batch: measure_table(batch, config, identifier), batches(shard), threads):
+            totals["documents"] += len(table)
+            totals["bytes"] += int(table["bytes"].to_numpy().sum())
+            totals["words"] += int(table["words"].to_numpy().sum())
+            yield table
+
+    with atomic(folder / "shards" / f"{key}.parquet") as temporary:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+            for group in row_groups(measured(), ROW_GROUP):
+                writer.write_table(group)
+    return totals
+
+
+def measure_table(documents: pa.Table, config: Measure, identifier: LanguageIdentifier | None) -> pa.Table:
+    """The measurements of DOCUMENT rows, with the columns of `columns.schema`. A row depends on no other row."""
+    texts = rendered_text(documents)
+    missing = pa.nulls(len(texts))
+    columns: dict[str, pa.Array] = {
+        "id": documents["id"],
+        "content_hash": _hashes(texts),
+        "group_hash": _hashes(prompt_text(documents)),
+        **text_columns(texts),
+        "gzip_ratio": _gzip_ratios(texts, config.gzip_prefix_bytes),
+        "language": missing.cast(pa.string()),
+        "language_score": missing.cast(pa.float64()),
+        "minhash": missing,
+    }
+    if identifier:
+        columns["language"], scores = identifier.identify(texts)
+        columns["language_score"] = pa.array(scores, from_pandas=True)
+    if config.minhash:
+        rows, has_signature = signatures(texts, config.minhash)
+        columns["minhash"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(rows.ravel()), config.minhash.permutations, mask=pa.array(~has_signature)
+        )
+    return pa.table(columns, schema=schema(config.minhash.permutations if config.minhash else 0))
+
+
+def _hashes(texts: pa.LargeStringArray) -> pa.StringArray:
+    data, offsets = text_buffers(texts)
+    view, places = memoryview(data), offsets.tolist()
+    hashes = [xxhash.xxh3_128_hexdigest(view[start:end]) for start, end in pairwise(places)]
+    return pa.array(hashes, pa.string())
+
+
+def _gzip_ratios(texts: pa.LargeStringArray, prefix: int) -> pa.DoubleArray:
+    """Bytes of the gzip file (level 6) of each text's first `prefix` bytes, to those bytes; null for no bytes."""
+    data, offsets = text_buffers(texts)
+    view, places = memoryview(data), offsets.tolist()
+    ratios = np.full(len(texts), np.nan)
+    for row, (start, end) in enumerate(pairwise(places)):
+        start_of_text = view[start : min(end, start + prefix)]
+        if len(start_of_text):
+            ratios[row] = len(zlib.compress(start_of_text, 6, wbits=31)) / len(start_of_text)
+    return pa.array(ratios, from_pandas=True)
+
+
+def batches(shard: str | Path) -> Iterator[pa.Table]:
+    """The documents of a pool's shard in pieces of about BATCH_BYTES, in order; a larger document is one piece."""
+    with pq.ParquetFile(shard) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        mean = sum(group.total_byte_size for group in groups) / max(1, file.metadata.num_rows)
+        rows = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, mean))))
+        for batch in file.iter_batches(batch_size=rows, columns=TEXT_COLUMNS, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """`map` on threads: results in the order of the items, at most one item a thread taken ahead."""
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as executor:
+        under_way: deque = deque()
+        for item in items:
+            under_way.append(executor.submit(function, item))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def row_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` (the last may be shorter), so that a file forgets its batches."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= rows:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, rows).combine_chunks()
+            waiting = [joined.slice(rows)]
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting).combine_chunks()
