@@ -7,7 +7,6 @@ tokenizer step has proven its ids equal on a sample of every pool (`encoder.json
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,13 +109,3 @@ def load_encoder(tokenizer: StepOutput | Path) -> Encoder:
 @functools.lru_cache(maxsize=4)
 def _load(folder: str) -> Encoder:
     return Encoder(Path(folder) / FOLDER, read_json(Path(folder) / CHOICE)["library"])
-
-
-def tokenizer_hash(tokenizer: StepOutput | Path) -> str:
-    """What makes token ids: SHA-256 over tokenizer.json and its configuration with the chat template. 64 hex."""
-    folder = tokenizer.folder if isinstance(tokenizer, StepOutput) else Path(tokenizer)
-    digest = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        data = (folder / FOLDER / name).read_bytes()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()

@@ -1,8 +1,43 @@
-"""Held-out sets: documents kept out of every mix, less those whose text a mix holds under another id."""
+"""Held-out sets: documents kept out of every mix, less those whose text a mix holds under another id.
+
+A held-out document is dropped if a share of its word n-grams occurs in the documents of the mixes, whichever of
+them (n = 8 and one half, as Olmo 3 does for its post-training data). Both sides are taken with all their text,
+pairs with prompt and both responses.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM, all_texts
 from curation.config import Count, Share, Strict
+from curation.files import atomic, remove, write_parquet
+from curation.keys import key_of, keyed_hash
+from curation.mix.manifest import MANIFEST, Manifest, load_manifest, write_manifest
+from curation.overlap import FREE, Grams, compared, ngram_text, ngrams_of
+from curation.shards import batches
+from curation.steps import UNITS, Build, Context, StepOutput, step
+
+WANTED = "wanted"  # n-gram hashes of the held-out documents, and per shard those found: removed at the end
+
+DROPPED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("share", pa.float64()),  # of its n-grams that the mixes hold
+        ("ngrams", pa.uint32()),  # distinct n-grams compared
+        ("example", pa.string()),  # its first n-gram that the mixes hold
+        ("twin", pa.string()),  # id of a training document that holds the example
+        ("twin_source", pa.string()),
+    ]
+)
 
 
 class Heldout(Strict):
@@ -12,3 +47,208 @@ class Heldout(Strict):
     max_share: Share = 0.5  # of a document's n-grams found in training documents: from here on it is dropped
     max_documents: Count = 1000  # of each source
     seed: int = 0
+
+
+def heldout(
+    ctx: Context,
+    kind: Literal["text", "pairs"],
+    catalogs: dict[str, StepOutput],
+    pools: dict[str, StepOutput],
+    mixes: dict[str, StepOutput],
+    config: Heldout,
+) -> StepOutput:
+    """The step `heldout/<kind>`: a manifest of kind "evaluation" and `dropped.parquet` (DROPPED).
+
+    Of each source of the kind, `max_documents` held-out documents by keyed hash are candidates. Raises ValueError
+    without a mix, or if a mix was made from another pool or another tokenizer than the others.
+    """
+    manifests = {name: load_manifest(output.folder) for name, output in sorted(mixes.items())}
+    tokenizer = _shared_tokenizer(manifests)
+    trained = sorted({source for manifest in manifests.values() for source in manifest.head["pools"]})
+    for name, manifest in manifests.items():
+        for source, content in manifest.head["pools"].items():
+            if source not in pools or pools[source].content != content:
+                raise ValueError(f"mix '{name}' was made from another pool of '{source}'; build the mix again")
+    sources = sorted(name for name, one in catalogs.items() if one.record["config"]["kind"] == kind)
+    inputs = {f"mix/{name}": manifest.hash for name, manifest in manifests.items()}
+    inputs |= {f"catalog/{source}": catalogs[source].content for source in sources}
+    inputs |= {f"pool/{source}": pools[source].content for source in sorted({*sources, *trained})}
+
+    def work(build: Build) -> None:
+        candidates = _candidates(catalogs, sources, config)
+        grams, bounds = _wanted(candidates, pools, config.ngram)
+        found = _scan(build, np.unique(grams), manifests, pools, config.ngram)
+        hit = found["first"][np.searchsorted(found["hashes"], grams)] != FREE if len(grams) else np.zeros(0, bool)
+        share = np.diff(np.concatenate([[0], np.cumsum(hit)])[bounds]) / np.maximum(1, np.diff(bounds))
+        drop = (share >= config.max_share) & (share > 0)
+        dropped = _dropped(candidates, pools, share, np.diff(bounds), drop, found, config.ngram)
+        build.write_table("dropped.parquet", dropped)
+        rows = candidates.filter(pa.array(~drop)).select(MANIFEST.names)
+        write_manifest(
+            build.folder,
+            rows,
+            {
+                "kind": "evaluation",
+                "name": f"heldout-{kind}",
+                "recipe": yaml.safe_dump({"heldout": kind, **config.model_dump(mode="json")}, sort_keys=True),
+                "seed": config.seed,
+                "tokenizer_hash": tokenizer,
+                "pools": {source: pools[source].content for source in sources},
+                "catalogs": {source: catalogs[source].content for source in sources},
+                "parents": {name: manifest.hash for name, manifest in manifests.items()},
+            },
+        )
+        _count(build, sources, candidates, drop)
+
+    return step(ctx, f"heldout/{kind}", 1, config, inputs, work)
+
+
+def scan_shard(
+    folder: Path, key: str, shard: str, source: str, rows: np.ndarray, wanted: str, ngram: int
+) -> dict[str, int]:
+    """Look for the wanted n-grams in some rows of a training shard; write those found and in which document."""
+    grams = Grams(np.load(wanted, allow_pickle=False), ngram)
+    first = grams.nothing_found()
+    for numbers, table in batches(Path(shard), DOCUMENT_COLUMNS, rows):
+        grams.find(all_texts(table), numbers, first)
+    at = np.flatnonzero(first != FREE)
+    holders = np.unique(first[at])
+    ids = [table["id"] for _, table in batches(Path(shard), ["id"], holders)] if len(holders) else []
+    names = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
+    table = pa.table(
+        {
+            "at": pa.array(at, pa.uint32()),
+            "id": names.take(pa.array(np.searchsorted(holders, first[at]))),
+            "source": pa.repeat(pa.scalar(source), len(at)),
+        }
+    )
+    write_parquet(folder / WANTED / f"{key}.parquet", table)
+    return {"documents": len(rows), "found": len(at)}
+
+
+def _shared_tokenizer(manifests: dict[str, Manifest]) -> str:
+    hashes = {manifest.head["tokenizer_hash"] for manifest in manifests.values()}
+    if len(hashes) != 1:
+        raise ValueError(f"held-out sets need mixes of one tokenizer; {sorted(manifests)} have {len(hashes)}")
+    return hashes.pop()
+
+
+def _candidates(catalogs: dict[str, StepOutput], sources: list[str], config: Heldout) -> pa.Table:
+    """Manifest rows of the held-out documents of each source that come first in hash order, by source and row."""
+    parts = []
+    columns = ["id", "source", "kind", "shard", "row", "tokens", "holdout"]
+    for source in sources:
+        table = pq.read_table(catalogs[source].folder / "catalog.parquet", columns=columns)
+        table = table.filter(table["holdout"])
+        hashes = keyed_hash(table["id"], key_of(config.seed, "heldout"))
+        chosen = np.sort(np.argsort(hashes, kind="stable")[: config.max_documents])
+        parts.append(table.take(pa.array(chosen)).append_column("order", pa.array(hashes[chosen])))
+    if not parts:
+        return MANIFEST.empty_table()
+    table = pa.concat_tables(parts)
+    n = len(table)
+    columns = {name: table[name] for name in ("id", "source", "shard", "row", "tokens", "order")}
+    columns |= {"bucket": pa.repeat("all", n), "copies": pa.array(np.ones(n, np.uint16))}
+    transforms = [KIND_TRANSFORM[kind] for kind in table["kind"].to_pylist()]
+    columns["transform"] = pa.array(transforms, pa.string())
+    return pa.table([columns[name] for name in MANIFEST.names], schema=MANIFEST)
+
+
+def _texts(rows: pa.Table, pools: dict[str, StepOutput], places: np.ndarray):
+    """(place, text) of the rows of a candidate table at `places`, in shard order."""
+    chosen = rows.take(pa.array(places)).select(["source", "shard", "row"]).to_pylist()
+    by_shard: dict[tuple[str, str], dict[int, int]] = {}
+    for place, row in zip(places.tolist(), chosen, strict=True):
+        by_shard.setdefault((row["source"], row["shard"]), {})[row["row"]] = place
+    for (source, shard), wanted in sorted(by_shard.items()):
+        path = pools[source].folder / "shards" / f"{shard}.parquet"
+        for numbers, table in batches(path, DOCUMENT_COLUMNS, np.array(sorted(wanted))):
+            yield from zip([wanted[number] for number in numbers.tolist()], all_texts(table), strict=True)
+
+
+def _wanted(rows: pa.Table, pools: dict[str, StepOutput], ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """The compared n-gram hashes of all candidates, one after the other, and where each begins (one more)."""
+    grams: list[np.ndarray] = [np.empty(0, np.uint64)] * len(rows)
+    for place, text in _texts(rows, pools, np.arange(len(rows))):
+        grams[place] = compared(ngrams_of([text], ngram)[0])
+    bounds = np.cumsum([0, *(len(one) for one in grams)], dtype=np.int64)
+    return np.concatenate([np.empty(0, np.uint64), *grams]), bounds
+
+
+def _scan(
+    build: Build, hashes: np.ndarray, manifests: dict[str, Manifest], pools: dict[str, StepOutput], ngram: int
+) -> dict:
+    """Read every document of the mixes once. For each hash: FREE, or the place in `ids` of one that has it."""
+    wanted = build.scratch(WANTED) / "hashes.npy"
+    with atomic(wanted) as temporary, open(temporary, "wb") as file:
+        np.save(file, hashes, allow_pickle=False)
+    parts = [manifest.rows().select(["source", "shard", "row"]) for manifest in manifests.values()]
+    rows = pa.concat_tables(parts).group_by(["source", "shard", "row"]).aggregate([])
+    rows = rows.sort_by([("source", "ascending"), ("shard", "ascending"), ("row", "ascending")])
+    units = {}
+    for source in rows["source"].unique().to_pylist():
+        of_source = rows.filter(pc.equal(rows["source"], source))
+        for shard in of_source["shard"].unique().to_pylist():
+            numbers = of_source.filter(pc.equal(of_source["shard"], shard))["row"].to_numpy().astype(np.int64)
+            path = pools[source].folder / "shards" / f"{shard}.parquet"
+            units[f"{source}--{shard}"] = (str(path), source, numbers, str(wanted), ngram)
+    results = build.map(scan_shard, units, "threads")
+    build.counts["training_documents"] = sum(result["documents"] for result in results.values())
+    first, tables, base = np.full(len(hashes), FREE, np.int64), [], 0
+    for key in sorted(units):
+        table = pq.read_table(build.folder / WANTED / f"{key}.parquet")
+        at = table["at"].to_numpy()
+        first[at] = np.where(first[at] == FREE, base + np.arange(len(at)), first[at])
+        tables.append(table.select(["id", "source"]))
+        base += len(table)
+    # The journal goes first: a unit that it calls done must have its file, or a killed run could not go on.
+    remove(build.folder / UNITS)
+    remove(build.folder / WANTED)
+    return {"hashes": hashes, "first": first, "holders": pa.concat_tables(tables) if tables else None}
+
+
+def _dropped(
+    rows: pa.Table,
+    pools: dict[str, StepOutput],
+    share: np.ndarray,
+    compared_ngrams: np.ndarray,
+    drop: np.ndarray,
+    found: dict,
+    ngram: int,
+) -> pa.Table:
+    lines = []
+    for place, text in _texts(rows, pools, np.flatnonzero(drop)):
+        hashes = ngrams_of([text], ngram)[0]
+        at = np.minimum(np.searchsorted(found["hashes"], hashes), len(found["hashes"]) - 1)
+        hit = (found["hashes"][at] == hashes) & (found["first"][at] != FREE)
+        example = int(np.flatnonzero(hit)[0])
+        holder = found["holders"].slice(int(found["first"][at[example]]), 1).to_pylist()[0]
+        lines.append(
+            {
+                "id": rows["id"][place].as_py(),
+                "source": rows["source"][place].as_py(),
+                "share": float(share[place]),
+                "ngrams": int(compared_ngrams[place]),
+                "example": ngram_text(text, example, ngram),
+                "twin": holder["id"],
+                "twin_source": holder["source"],
+            }
+        )
+    lines.sort(key=lambda line: (line["source"], line["id"]))
+    return pa.Table.from_pylist(lines, schema=DROPPED)
+
+
+def _count(build: Build, sources: list[str], rows: pa.Table, drop: np.ndarray) -> None:
+    names = np.array(rows["source"].to_pylist(), object)
+    by_source = {}
+    for source in sources:
+        here = names == source
+        kept = int((here & ~drop).sum())
+        by_source[source] = {
+            "documents_in": int(here.sum()),
+            "documents_out": kept,
+            "dropped": int(drop[here].sum()),
+        }
+        if here.any() and not kept:
+            build.alarm(f"{source}: all {int(here.sum())} held-out documents occur in the mixes; none is left")
+    build.counts |= {"documents_in": len(rows), "documents_out": int((~drop).sum()), "by_source": by_source}

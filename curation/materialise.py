@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS, Segments, segments
-from curation.encoder import Encoded, load_encoder, tokenizer_hash
+from curation.encoder import Encoded, load_encoder
 from curation.files import remove, sync, write_parquet
 from curation.mix.manifest import Manifest, load_manifest
 from curation.shards import batches
@@ -60,7 +60,7 @@ def materialise(
     mix = load_manifest(manifest.folder)
     sources = sorted(mix.head["pools"])
     _require_same_inputs(mix, pools, tokenizer)
-    inputs = {"manifest": mix.hash, "tokenizer": tokenizer_hash(tokenizer)}
+    inputs = {"manifest": mix.hash, "tokenizer": tokenizer.content}
     inputs |= {f"pool/{source}": pools[source].content for source in sources}
 
     def work(build: Build) -> None:
@@ -79,6 +79,8 @@ def materialise(
         results = build.map(write_shard, units, "threads").values()
         index = _index(rows, starts[:-1], [facts / f"{key}.parquet" for key in units], paired)
         build.write_table(INDEX, index)
+        # The journal goes first: a unit that it calls done must have its facts, or a killed run could not go on.
+        remove(build.folder / UNITS)
         remove(facts)
         totals = {"tokens": int(starts[-1]), "in_loss": sum(result["in_loss"] for result in results)}
         build.write_json(
@@ -87,7 +89,7 @@ def materialise(
                 "kind": mix.head["kind"],
                 "dtype": dtype,
                 "vocab_size": encoder.vocab_size,
-                "tokenizer_hash": tokenizer_hash(tokenizer),
+                "tokenizer_hash": tokenizer.content,
                 "manifest_hash": mix.hash,
                 "rows": len(rows),
                 **totals,
@@ -137,7 +139,7 @@ def _require_same_inputs(mix: Manifest, pools: dict[str, StepOutput], tokenizer:
                 f"{mix.folder}: made from pool '{source}' {content[:16]}, given is {pools[source].content[:16]}; "
                 "build the mix again"
             )
-    if mix.head["tokenizer_hash"] != (given := tokenizer_hash(tokenizer)):
+    if mix.head["tokenizer_hash"] != (given := tokenizer.content):
         raise ValueError(
             f"{mix.folder}: counted with tokenizer {str(mix.head['tokenizer_hash'])[:16]}, given is {given[:16]}; "
             "build the mix again"

@@ -23,7 +23,7 @@ from curation.chat import (
     segments,
 )
 from curation.config import Bytes, Count, Strict
-from curation.encoder import CHOICE, FOLDER, Encoder, load_encoder, tokenizer_hash
+from curation.encoder import CHOICE, FOLDER, Encoder, load_encoder
 from curation.files import file_hash, json_hash, read_json, write_bytes, write_json, write_parquet
 from curation.keys import key_of
 from curation.shards import Picks, batches, pick
@@ -69,7 +69,8 @@ def train_tokenizer(
     """The step `tokenizer`: `tokenizer/`, a folder that AutoTokenizer loads, and `encoder.json`.
 
     `encoder.json` says which library encodes: fastokens if it gives the ids of tokenizers on a sample of every
-    pool. The bytes depend on pools, ledgers and config alone, for any number of workers.
+    pool. It is no part of the step's content, which is that of `tokenizer/` alone (tokenizer.json and the chat
+    template): what token ids depend on, and what mixes record as `tokenizer_hash`.
     """
     inputs = {f"pool/{source}": pool.content for source, pool in sorted(pools.items())}
     inputs |= {f"measured/{source}": output.content for source, output in sorted(measured.items())}
@@ -91,7 +92,7 @@ def train_tokenizer(
         build.counts["vocab_size"] = tokenizer.get_vocab_size(with_added_tokens=True)
         _write_folder(build.folder / FOLDER, tokenizer, settings)
         choice = _prove(build.folder / FOLDER, pools, measured, ledgers, config.seed)
-        build.write_json(CHOICE, choice)
+        write_json(build.scratch(CHOICE), choice)
         build.counts |= {"proof_texts": choice["texts"], "proof_tokens": choice["tokens"]}
 
     return step(ctx, "tokenizer", 1, literals, inputs, work)
@@ -111,7 +112,7 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
         library = load_encoder(tokenizer).library
         build.counts = {**totals, "documents_out": totals["documents_in"], "encoded_by": {library: len(units)}}
 
-    inputs = {"pool": pool.content, "tokenizer": tokenizer_hash(tokenizer)}
+    inputs = {"pool": pool.content, "tokenizer": tokenizer.content}
     return step(ctx, f"tokens/{pool.source}", 1, {}, inputs, work)
 
 
