@@ -1,0 +1,100 @@
+"""Locality-sensitive hashing: documents that agree on all rows of a band fall into one bucket.
+
+Each shard writes the keys of its documents' bands, sorted. A partition is a range of key values: it reads its
+slice of every shard's file, sorts it, and pairs up the documents of each bucket. Buckets never cross partitions,
+so neither their number nor the order of shards changes a result.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+
+from curation.dedup.minhash import Scheme
+from curation.keys import mix64
+
+ENTRY = np.dtype([("key", "<u8"), ("document", "<u4")])  # one band of one document
+PAIRS_AT_ONCE = 1 << 22
+
+
+def band_entries(signatures: np.ndarray, documents: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The bands of signatures uint32[n, permutations] of documents uint32[n]: ENTRY[n * bands], sorted by key.
+
+    A key is a 64-bit hash of the band's number and its rows, so the bands share one key space.
+    """
+    keys = np.empty((len(signatures), scheme.bands), np.uint64)
+    _band_keys(np.ascontiguousarray(signatures), scheme.bands, scheme.rows, keys)
+    entries = np.empty(keys.size, ENTRY)
+    entries["key"], entries["document"] = keys.ravel(), np.repeat(documents, scheme.bands)
+    return entries[np.lexsort((entries["document"], entries["key"]))]
+
+
+@njit(nogil=True, cache=True)
+def _band_keys(signatures, bands, rows, out):
+    for at in range(len(signatures)):
+        for band in range(bands):
+            key = mix64(np.uint64(band + 1))
+            for row in range(band * rows, (band + 1) * rows):
+                key = mix64(key ^ np.uint64(signatures[at, row]))
+            out[at, band] = key
+
+
+def read_partition(files: list[Path], partition: int, partitions: int) -> np.ndarray:
+    """The entries of one of `partitions` equal ranges of keys, from sorted files; sorted by key, then document."""
+    width = -(-(1 << 64) // partitions)
+    slices = []
+    for file in files:
+        entries = np.load(file, mmap_mode="r")
+        keys = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
+        start = bisect_left(keys, partition * width)
+        slices.append(np.array(entries[start : bisect_left(keys, (partition + 1) * width, start)]))
+    merged = np.concatenate(slices) if slices else np.zeros(0, ENTRY)
+    return merged[np.lexsort((merged["document"], merged["key"]))]
+
+
+def bucket_pairs(entries: np.ndarray, max_bucket: int, at_once: int = PAIRS_AT_ONCE) -> Iterator[np.ndarray]:
+    """The pairs of documents that share a bucket, in sorted arrays of unique pairs of about `at_once` at most.
+
+    A pair is `later << 32 | earlier`, where earlier < later. Each document of a bucket is paired with those before
+    it, or with the first `max_bucket` of the bucket where there are more. Documents being numbered in the order in
+    which they are preferred, those are the ones most likely to be kept. A pair may be in several arrays.
+    """
+    before = _members_before(entries["key"])
+    made = np.cumsum(np.minimum(before, max_bucket))
+    start, documents = 0, np.ascontiguousarray(entries["document"])
+    while start < len(entries):
+        done = int(made[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(made, done + at_once, "right")))
+        pairs = np.empty(int(made[stop - 1]) - done, np.uint64)
+        _expand(documents, before, start, stop, max_bucket, pairs)
+        if len(pairs):
+            yield np.unique(pairs)
+        start = stop
+
+
+def pairs_left_out(entries: np.ndarray, max_bucket: int) -> int:
+    """How many pairs of documents that share a bucket `bucket_pairs` does not make, counted bucket by bucket."""
+    before = _members_before(entries["key"])
+    return int(np.maximum(before - max_bucket, 0).sum())
+
+
+def _members_before(keys: np.ndarray) -> np.ndarray:
+    """Of each of the sorted keys, how many equal ones stand before it. Shape (n,), int64."""
+    place = np.arange(len(keys))
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    return place - np.maximum.accumulate(np.where(first, place, 0)) if len(keys) else place
+
+
+@njit(nogil=True, cache=True)
+def _expand(documents, before, start, stop, max_bucket, out):
+    count = 0
+    for at in range(start, stop):
+        bucket = at - before[at]
+        for earlier in range(bucket, bucket + min(before[at], max_bucket)):
+            out[count] = np.uint64(documents[at]) << np.uint64(32) | np.uint64(documents[earlier])
+            count += 1

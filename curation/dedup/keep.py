@@ -1,0 +1,82 @@
+"""The keep policy as a total order over documents: of any two duplicates, the earlier one is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.dedup.settings import Keep
+
+UNKNOWN_TIME = np.iinfo(np.int64).min
+
+
+def preference(
+    keep: Keep,
+    source_names: list[str],
+    columns: dict[str, np.ndarray],
+    origins: Callable[[np.ndarray], list[str]],
+) -> np.ndarray:
+    """The documents' positions, most preferred first. Shape (n,), int64; a function of content alone.
+
+    `columns` holds, each of shape (n,): source (index into `source_names`), bytes, created (as `parse_times`
+    gives it), high and low (the halves of the id), shard, row. `origins(positions)` reads the origin of some
+    documents; it is asked only for those whose id and wishes are all equal.
+    """
+    wishes = {"longest": ~columns["bytes"].astype(np.uint64), "newest": ~columns["created"]}
+    ordered = [_place(keep, source_names)[columns["source"]], *(wishes[wish] for wish in keep.then)]
+    ordered += [columns["high"], columns["low"]]
+    order = np.lexsort(ordered[::-1])
+    same = np.ones(max(0, len(order) - 1), bool)
+    for column in ordered:
+        same &= column[order[1:]] == column[order[:-1]]
+    for start, stop in _runs(same):
+        tied = order[start:stop]
+        keys = zip(
+            origins(tied),
+            (source_names[source] for source in columns["source"][tied]),
+            columns["shard"][tied].tolist(),
+            columns["row"][tied].tolist(),
+            tied.tolist(),
+            strict=True,
+        )
+        order[start:stop] = [key[-1] for key in sorted(keys)]
+    return order
+
+
+def parse_times(created: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """ISO 8601 dates and times as microseconds since 1970 (UTC where no zone is given). Shape (n,), int64.
+
+    Null, and what is no date, is UNKNOWN_TIME, older than any.
+    """
+    encoded = pc.dictionary_encode(created, null_encoding="encode")
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], created.type).dictionary_encode()
+    times = np.array([_microseconds(value) for value in encoded.dictionary.to_pylist()] or [0], np.int64)
+    return times[encoded.indices.to_numpy(zero_copy_only=False)] if len(encoded) else np.zeros(0, np.int64)
+
+
+def _microseconds(value: str | None) -> int:
+    try:
+        time = datetime.fromisoformat(value or "")
+    except ValueError:
+        return int(UNKNOWN_TIME)
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _place(keep: Keep, source_names: list[str]) -> np.ndarray:
+    """Of each source its place in the list of preferred ones; after them, all the same."""
+    places = {name: place for place, name in enumerate(keep.sources)}
+    return np.array([places.get(name, len(places)) for name in source_names], np.int64)
+
+
+def _runs(same: np.ndarray) -> list[tuple[int, int]]:
+    """The (start, stop) of each stretch of equal neighbours; same[i] says that i and i + 1 are equal."""
+    edges = np.diff(np.concatenate([[0], same.astype(np.int8), [0]]))
+    return list(zip(np.flatnonzero(edges == 1).tolist(), (np.flatnonzero(edges == -1) + 1).tolist(), strict=True))

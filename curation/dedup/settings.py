@@ -1,0 +1,58 @@
+"""What a recipe says about deduplication."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from curation.config import Share, Strict
+from curation.dedup.minhash import Scheme, SchemeField
+
+Wish = Literal["longest", "newest"]
+
+
+class Keep(Strict):
+    """Which of several duplicates is kept: the first by these, in this order.
+
+    `sources`: the place of the document's source in this list; a source that is not listed comes last.
+    `then`: the longest (bytes of its text), the newest (`created`; unknown is oldest), in the order given.
+    What is still equal is decided by the smallest id, then origin, then source name, shard and row.
+    """
+
+    sources: tuple[str, ...] = ()
+    then: tuple[Wish, ...] = ("longest", "newest")
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Keep:
+        for name, values in (("sources", self.sources), ("then", self.then)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"'{name}' lists something twice: {', '.join(values)}")
+        return self
+
+
+class Dedup(Strict):
+    """Settings of exact and fuzzy deduplication.
+
+    `scheme` is that of the measuring pass: "fineweb", "dolma3" or a mapping. Two documents that share a band are
+    near-duplicates if the Jaccard similarity of their sets of word `verify_ngram`-grams reaches `threshold`
+    (Olmo 3: 3-grams, 0.8). `max_bucket` bounds the work on a bucket of many documents: each is compared with
+    the `max_bucket` most preferred ones of the bucket. A source that loses more than `alarm_share` of its
+    documents to one stage raises an alarm.
+    """
+
+    scheme: SchemeField = Scheme()
+    verify_ngram: Annotated[int, Field(ge=1)] = 3
+    threshold: Annotated[Share, Field(gt=0, le=1)] = 0.8
+    keep: Keep = Keep()
+    max_bucket: Annotated[int, Field(ge=1)] = 100
+    alarm_share: Annotated[Share, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _every_signed_document_has_an_ngram(self) -> Dedup:
+        if self.verify_ngram > self.scheme.ngram:
+            raise ValueError(
+                f"verify_ngram is {self.verify_ngram}, more than the scheme's ngram of {self.scheme.ngram}: "
+                "a document could have a signature and nothing to verify it with"
+            )
+        return self
