@@ -20,7 +20,7 @@ def train(
     `parent` is the checkpoint to start from, None for a model from scratch. `reference` is what DPO compares
     with, by default the parent.
     """
-    from training.run import train_step
+    from training.train import train_step
 
     return train_step(ctx, stage, data, tokenizer, parent, config, reference)
 

@@ -1,0 +1,145 @@
+"""Direct preference optimisation against log-probabilities of the reference, computed once beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import PreTrainedModel
+
+from curation.schema import require_same_ids
+from curation.steps import Build, Context, StepOutput, step
+from training.batch import Batch, make_batch
+from training.config import TrainConfig
+from training.data import Data, open_data
+from training.head import token_logps
+from training.losses import dpo
+from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal
+from training.outcome import Outcome, pair_sources
+from training.plan import best_fit_decreasing
+
+REFERENCE_VERSION = 1
+
+
+def completion_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The summed log-probability of each sequence's tokens in the loss, in nats, (s,).
+
+    Only positions that predict a token of the completion reach the output matrix.
+    """
+    hidden = hidden_states(model, batch)[batch.selected]
+    return batch.sum_by_sequence(token_logps(hidden, head_weight(model), batch.targets))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Log-probabilities of both completions under the reference model, float32 by index row."""
+
+    chosen: torch.Tensor
+    rejected: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Mean DPO loss of pairs. Metrics bear TRL's names where the definition is TRL's; means are over pairs."""
+
+    data: Data
+    reference: Reference
+    beta: float
+    kind: Literal["sigmoid", "ipo"] = "sigmoid"
+    label_smoothing: float = 0.0
+
+    def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
+        chosen, rejected = completion_logps(model, batch).chunk(2)
+        rows = torch.from_numpy(batch.rows[: len(batch.rows) // 2])
+        reference_chosen = self.reference.chosen[rows].to(chosen.device)
+        reference_rejected = self.reference.rejected[rows].to(chosen.device)
+        tokens = np.bincount(batch.sequence, minlength=len(batch.lengths)).astype(np.float32)
+        chosen_tokens, rejected_tokens = torch.from_numpy(tokens).to(chosen.device).chunk(2)
+        loss = dpo(
+            chosen,
+            rejected,
+            reference_chosen,
+            reference_rejected,
+            self.beta,
+            self.kind,
+            self.label_smoothing,
+            chosen_tokens,
+            rejected_tokens,
+        )
+        chosen_reward = self.beta * (chosen.detach() - reference_chosen)
+        rejected_reward = self.beta * (rejected.detach() - reference_rejected)
+        metrics = {
+            "rewards/chosen": chosen_reward,
+            "rewards/rejected": rejected_reward,
+            "rewards/accuracies": (chosen_reward > rejected_reward).float(),
+            "rewards/margins": chosen_reward - rejected_reward,
+            "logps/chosen": chosen.detach(),
+            "logps/rejected": rejected.detach(),
+        }
+        return Outcome(loss, pair_sources(self.data, batch), metrics)
+
+
+def reference_step(
+    ctx: Context, stage: str, data: StepOutput, checkpoint: StepOutput, config: TrainConfig
+) -> StepOutput:
+    """The step `reference/<stage>`: log-probabilities of every pair under a checkpoint, named by their content.
+
+    Its table `logps.parquet` has the index's rows: id, chosen, rejected (float32, nats).
+    """
+    literals = config.model_dump(mode="json", include={"sequence_length", "micro_batch_tokens", "threads"})
+    inputs = {"data": data.content, "checkpoint": checkpoint.content}
+
+    def work(build: Build) -> None:
+        pairs = open_data(data)
+        with fixed_arithmetic(config.threads, seed=0):
+            model = load_causal(checkpoint.folder / "model").to(device()).eval()
+            chosen, rejected = pair_logps(
+                model, pairs, np.arange(pairs.rows), config.sequence_length, config.micro_batch_tokens, build
+            )
+        build.write_table("logps.parquet", pa.table({"id": pairs.ids, "chosen": chosen, "rejected": rejected}))
+        build.counts = {"documents_in": pairs.rows, "documents_out": pairs.rows}
+
+    return step(ctx, f"reference/{stage}", REFERENCE_VERSION, literals, inputs, work)
+
+
+def load_reference(output: StepOutput, data: Data) -> Reference:
+    """Raises ValueError if the table is not of this data."""
+    path: Path = output.folder / "logps.parquet"
+    table = pq.read_table(path)
+    require_same_ids(table["id"], data.ids, str(path))
+    return Reference(*(torch.from_numpy(table[name].to_numpy().copy()) for name in ("chosen", "rejected")))
+
+
+@torch.no_grad()
+def pair_logps(
+    model: PreTrainedModel,
+    data: Data,
+    rows: np.ndarray,
+    sequence_length: int,
+    micro_batch_tokens: int,
+    build: Build | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed log-probabilities of the two completions of some pairs, float32 (rows,) each.
+
+    Sequences are cut to their first `sequence_length` tokens, as in training.
+    """
+    starts = np.concatenate([data.start[rows], data.rejected_start[rows]])
+    lengths = np.minimum(np.concatenate([data.length[rows], data.rejected_length[rows]]), sequence_length)
+    prompts, rows = np.tile(data.prompt[rows], 2), np.tile(rows, 2)
+    results = np.zeros(len(rows), np.float32)
+    batches = best_fit_decreasing(lengths, micro_batch_tokens)
+    if build is not None:
+        build.context.progress.begin(build.name, len(batches))
+    for members in batches:
+        chosen = np.array(members)
+        batch = make_batch(data, rows[chosen], starts[chosen], lengths[chosen], prompts[chosen], device())
+        results[chosen] = completion_logps(model, batch).cpu().numpy()
+        if build is not None:
+            build.context.progress.advance(build.name)
+    half = len(results) // 2
+    return results[:half], results[half:]

@@ -1,0 +1,188 @@
+"""Models: made from scratch, continued from a checkpoint, given a score head; saved as Hugging Face folders."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    Olmo3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from curation.chat import END_OF_TEXT, END_OF_TURN, PAD
+from training.attention import PACKED
+from training.batch import Batch
+from training.config import ModelConfig
+
+VOCABULARY_MULTIPLE = 64  # rows of the embedding beyond the tokenizer's are never a target
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The special tokens that a model's config and the checks need, as ids."""
+
+    end_of_text: int
+    end_of_turn: int
+    pad: int
+
+
+def find_specials(folder: Path) -> Specials:
+    """From a tokenizer folder. Raises ValueError naming a special token that it lacks."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in (END_OF_TEXT, END_OF_TURN, PAD) if token not in vocabulary]
+    if missing:
+        raise ValueError(
+            f"{folder}: the tokenizer lacks {', '.join(missing)}; train one or add them as special tokens"
+        )
+    return Specials(vocabulary[END_OF_TEXT], vocabulary[END_OF_TURN], vocabulary[PAD])
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def fixed_arithmetic(threads: int, seed: int) -> Iterator[None]:
+    """Inside: this many threads, deterministic kernels, a seeded generator. Outside: as it was before."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1])
+
+
+def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTrainedModel:
+    """A causal model of this shape with transformers' own random initialisation, from torch's generator."""
+    common = {
+        "vocab_size": -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size or -(-shape.hidden_size * 8 // 3 // 32) * 32,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads or shape.heads,
+        "max_position_embeddings": shape.max_position,
+        "tie_word_embeddings": shape.tie_embeddings,
+        "pad_token_id": specials.pad,
+        "bos_token_id": None,
+        "eos_token_id": specials.end_of_text,
+    }
+    rope = {"rope_type": "default", "rope_theta": shape.rope_theta}
+    if shape.architecture == "olmo3":
+        rope_of_layers = {"sliding_attention": dict(rope), "full_attention": dict(rope)}
+        config = Olmo3Config(**common, sliding_window=shape.sliding_window, rope_parameters=rope_of_layers)
+    else:
+        config = LlamaConfig(**common, rope_parameters=rope)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
+    model.generation_config.eos_token_id = [specials.end_of_text, specials.end_of_turn]
+    model.generation_config.pad_token_id = specials.pad
+    return model
+
+
+def load_causal(folder: Path, attention: str = PACKED, yarn_factor: float | None = None) -> PreTrainedModel:
+    """The causal model of a checkpoint folder, in float32. `yarn_factor` stretches its positions."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if yarn_factor is not None:
+        extend_positions(config, yarn_factor)
+    with _quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            folder, config=config, attn_implementation=attention, dtype=torch.float32, local_files_only=True
+        )
+
+
+def load_reward(folder: Path, attention: str = PACKED) -> PreTrainedModel:
+    """The reward model of a checkpoint folder, in float32."""
+    with _quiet():
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, attn_implementation=attention, dtype=torch.float32, local_files_only=True
+        )
+
+
+def reward_from_causal(folder: Path, pad: int) -> PreTrainedModel:
+    """A reward model on the backbone of a causal checkpoint: one score, read at the last token.
+
+    The head is drawn from torch's generator with a deviation of 1 / sqrt(hidden + 1), so that first scores are
+    of order one. The config names the pad token: transformers' own forward pass finds the last token by it.
+    """
+    parent = load_causal(folder)
+    config = parent.config
+    config.num_labels, config.pad_token_id = 1, pad
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
+    model.base_model.load_state_dict(parent.base_model.state_dict())
+    torch.nn.init.normal_(model.score.weight, std=(config.hidden_size + 1) ** -0.5)
+    return model
+
+
+def extend_positions(config: PreTrainedConfig, factor: float) -> None:
+    """Stretch a config's rotary positions by YaRN (Peng et al. 2023), as transformers implements it.
+
+    Olmo 3 stretches its full-attention layers alone: a sliding window never sees far positions.
+    """
+    before = config.max_position_embeddings
+    yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": before}
+    parameters = dict(config.rope_parameters)
+    current = parameters.get("full_attention", parameters)
+    if current["rope_type"] != "default":
+        raise ValueError(
+            f"the parent's positions are stretched already ({current}); yarn_factor can be given once"
+        )
+    stretched = {"rope_theta": current["rope_theta"], **yarn}
+    config.rope_parameters = (
+        parameters | {"full_attention": stretched} if "full_attention" in parameters else stretched
+    )
+    config.max_position_embeddings = round(before * factor)
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The backbone's last hidden states on a batch: (t, width)."""
+    output = model.base_model(
+        input_ids=batch.tokens,
+        position_ids=batch.positions,
+        use_cache=False,
+        document_lengths=batch.lengths,
+    )
+    return output.last_hidden_state[0]
+
+
+def head_weight(model: PreTrainedModel) -> torch.Tensor:
+    """The matrix from hidden states to logits: (vocabulary, width)."""
+    return model.get_output_embeddings().weight
+
+
+def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
+    """Write a folder that `from_pretrained` loads: weights, config, and the tokenizer's files as they are."""
+    with _quiet():
+        model.save_pretrained(folder)
+    for file in sorted(tokenizer.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and notices."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,186 @@
+"""What is fed, and when: the order of a run, its steps and micro-batches, as pure functions of data and settings.
+
+A *unit* is a fragment of a document, or a pair. Units come in the order of the manifest: epoch by epoch, sorted
+by the occurrence's key. A step takes units in that order up to its token budget, so the loader's whole state is
+the number of the step. Within a step, best-fit decreasing puts the units into micro-batches; nothing is padded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+
+import numpy as np
+
+from curation.keys import occurrence_key
+from training.config import TrainConfig
+from training.data import Data, DataError
+
+FRAGMENT = np.uint64(32)  # the bits above hold the fragment's number where its key is derived
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a run in their order. Arrays have a length of n units; spans are positions in tokens.bin."""
+
+    row: np.ndarray  # int64, the document's row of the index
+    start: np.ndarray  # int64, of the fragment, or of prompt + chosen
+    length: np.ndarray  # int64
+    prompt: np.ndarray  # int64, tokens at the start of both sequences that are never in the loss
+    other_start: np.ndarray  # int64, of prompt + rejected
+    other_length: np.ndarray  # int64, 0 where the data holds no pairs
+    truncated: np.ndarray  # int64, tokens of the pair beyond the sequence length
+    in_loss: np.ndarray  # int64
+    skipped: np.ndarray  # int64, rows (repeated by copy and epoch) of pairs cut down to the prompt
+    steps: np.ndarray  # int64 (steps + 1,): the units of step s are steps[s] to steps[s + 1]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens that each unit brings into a micro-batch, int64 (n,)."""
+        return self.length + self.other_length
+
+    def micro_batches(self, step: int, capacity: int) -> list[np.ndarray]:
+        """The units of one step by micro-batch, each of at most `capacity` tokens or of one unit."""
+        first, last = self.steps[step], self.steps[step + 1]
+        bins = best_fit_decreasing(self.tokens[first:last], capacity)
+        return [first + np.array(members, np.int64) for members in bins]
+
+
+def make_plan(data: Data, config: TrainConfig) -> Plan:
+    """The plan of a stage. Raises DataError for data without a token in the loss, or a step without one."""
+    if (config.method == "causal") != (data.rejected_start is None):
+        wanted = "documents" if config.method == "causal" else "pairs"
+        raise DataError(f"{data.folder}: method {config.method} trains on {wanted}, and this data holds none")
+    units = _fragments(data, config) if config.method == "causal" else _pairs(data, config)
+    if not units.in_loss.any():
+        raise DataError(f"{data.folder}: not one token is in the loss; check the transform of the mix")
+    steps = cut_into_steps(units.tokens, config.batch_tokens)
+    if config.max_steps is not None:
+        steps = steps[: config.max_steps + 1]
+    in_loss = np.add.reduceat(units.in_loss, steps[:-1]) if len(units.row) else np.zeros(0, np.int64)
+    if steps[-1] < len(units.row):  # reduceat runs the last step to the end
+        in_loss[-1] = units.in_loss[steps[-2] : steps[-1]].sum()
+    if not in_loss.all():
+        step = int(np.flatnonzero(in_loss == 0)[0])
+        rows = units.row[steps[step] : steps[step + 1]]
+        raise DataError(
+            f"{data.folder}: step {step + 1} would hold no token in the loss (documents {data.names(rows)}); "
+            f"raise batch_tokens above {config.batch_tokens} or keep such documents out of the mix"
+        )
+    return Plan(**{**vars(units), "steps": steps})
+
+
+def occurrences(data: Data, epochs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every time a document is fed: (row, epoch, key), unsorted.
+
+    Each epoch goes on counting copies, so that it has an order of its own.
+    """
+    times = data.copies * epochs
+    row = np.repeat(np.arange(data.rows), times)
+    copy = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
+    return row, copy // data.copies[row], occurrence_key(data.order[row], copy)
+
+
+def fragment_lengths(length: int, sequence_length: int) -> np.ndarray:
+    """A document cut into the fewest fragments that fit, of lengths that differ by one at most."""
+    count = -(-length // sequence_length)
+    return length // count + (np.arange(count) < length % count)
+
+
+def cut_into_steps(tokens: np.ndarray, budget: int) -> np.ndarray:
+    """Boundaries of steps over units in order: each step takes units while they fit the budget, at least one."""
+    ends = np.cumsum(tokens)
+    boundaries = [0]
+    while boundaries[-1] < len(tokens):
+        fed = ends[boundaries[-1] - 1] if boundaries[-1] else 0
+        boundaries.append(max(boundaries[-1] + 1, int(np.searchsorted(ends, fed + budget, "right"))))
+    return np.array(boundaries, np.int64)
+
+
+def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """Items put into bins, the largest item first, each into the fullest bin that still takes it.
+
+    An item above the capacity has a bin of its own. Equal sizes keep their order.
+    """
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free, bin), sorted
+    for item in np.argsort(-np.asarray(sizes), kind="stable").tolist():
+        size = int(sizes[item])
+        place = bisect_left(room, (size, -1))
+        if place == len(room):
+            bins.append([item])
+            free, target = capacity - size, len(bins) - 1
+        else:
+            free, target = room.pop(place)
+            bins[target].append(item)
+            free -= size
+        if free > 0:
+            insort(room, (free, target))
+    return bins
+
+
+def _fragments(data: Data, config: TrainConfig) -> Plan:
+    """Units of documents. The first token of a fragment has no target: it is counted as masked.
+
+    Fragments of a document are spread over the run, like documents; fragment 0 keeps the occurrence's key.
+    """
+    row, epoch, key = occurrences(data, config.epochs)
+    count = -(-data.length[row] // config.sequence_length)
+    fragment = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    row, epoch, key, count = (np.repeat(values, count) for values in (row, epoch, key, count))
+    key = occurrence_key(key, fragment.astype(np.uint64) << FRAGMENT)
+    base, longer = data.length[row] // count, data.length[row] % count
+    length = base + (fragment < longer)
+    start = data.start[row] + fragment * base + np.minimum(fragment, longer)
+    order = np.lexsort((fragment, row, key, epoch))
+    nothing = np.zeros(len(row), np.int64)
+    row, start, length = row[order], start[order], length[order]
+    return Plan(
+        row=row,
+        start=start,
+        length=length,
+        prompt=nothing,
+        other_start=nothing,
+        other_length=nothing,
+        truncated=nothing,
+        in_loss=_count_in_loss(data, start + 1, start + length),
+        skipped=nothing[:0],
+        steps=nothing[:0],
+    )
+
+
+def _pairs(data: Data, config: TrainConfig) -> Plan:
+    """Units of pairs, each side cut to its first `sequence_length` tokens.
+
+    A pair of which one side keeps no token in the loss cannot be compared: it is left out, and its tokens count
+    as truncated.
+    """
+    row, epoch, key = occurrences(data, config.epochs)
+    row = row[np.lexsort((row, key, epoch))]
+    length = np.minimum(data.length, config.sequence_length)
+    other = np.minimum(data.rejected_length, config.sequence_length)
+    chosen_loss = _count_in_loss(data, data.start + np.maximum(1, data.prompt), data.start + length)
+    rejected_loss = _count_in_loss(
+        data, data.rejected_start + np.maximum(1, data.prompt), data.rejected_start + other
+    )
+    usable = (chosen_loss > 0) & (rejected_loss > 0)
+    skipped, row = row[~usable[row]], row[usable[row]]
+    return Plan(
+        row=row,
+        start=data.start[row],
+        length=length[row],
+        prompt=data.prompt[row],
+        other_start=data.rejected_start[row],
+        other_length=other[row],
+        truncated=(data.length + data.rejected_length - length - other)[row],
+        in_loss=(chosen_loss + rejected_loss)[row],
+        skipped=skipped,
+        steps=row[:0],
+    )
+
+
+def _count_in_loss(data: Data, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """How many tokens of each span [first, last) the mask puts into the loss. An empty span counts none."""
+    mask = np.asarray(data.mask)
+    spans = zip(first.tolist(), last.tolist(), strict=True)
+    return np.fromiter((np.count_nonzero(mask[a:b]) for a, b in spans), np.int64, len(first))

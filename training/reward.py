@@ -1,0 +1,39 @@
+"""Bradley-Terry reward model: a score for each sequence, read at its last token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from training.batch import Batch
+from training.data import Data
+from training.losses import bradley_terry
+from training.model import hidden_states
+from training.outcome import Outcome, pair_sources
+
+
+def scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The score of each sequence, (s,). The last token is found by length, never by token id."""
+    ends = torch.tensor(batch.lengths, device=batch.tokens.device).cumsum(0) - 1
+    return model.score(hidden_states(model, batch)[ends])[:, 0]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Mean Bradley-Terry loss of pairs; a batch holds all chosen sequences, then all rejected ones."""
+
+    data: Data
+    centring: float = 0.0
+
+    def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
+        chosen, rejected = scores(model, batch).chunk(2)
+        loss = bradley_terry(chosen, rejected, centring=self.centring)
+        chosen, rejected = chosen.detach(), rejected.detach()
+        metrics = {
+            "accuracy": (chosen > rejected).float(),
+            "margin": chosen - rejected,
+            "mean_reward": (chosen + rejected) / 2,
+        }
+        return Outcome(loss, pair_sources(self.data, batch), metrics)
