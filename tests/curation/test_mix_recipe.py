@@ -127,3 +127,14 @@ def test_documents_that_do_not_fit_the_mix(mix: str, kind: str):
     recipe = Recipe(kind=mix, name="m", lines=[{"source": "s", "whole": True}])
     with pytest.raises(ValueError, match=f"source 's' holds {kind}, the {mix} mix 'm' takes"):
         recipe.transform_of(recipe.lines[0], kind, "s")
+
+
+DEMO = Path(__file__).parents[2] / "manifests" / "demo"
+
+
+@pytest.mark.parametrize("name", ["pretrain", "midtrain", "long-context", "instruction", "preference"])
+@pytest.mark.parametrize("budget", [[], ["budget=20K"]], ids=["as written", "tiny"])
+def test_demo_recipes_load_at_any_size(name: str, budget: list[str]):
+    recipe = load_recipe(DEMO / f"{name}.yaml", budget)
+    assert (recipe.kind, recipe.name, recipe.on_shortage) == (name, name, "take_all")
+    assert recipe.parents() == (["midtrain"] if name == "long-context" else [])
