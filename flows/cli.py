@@ -1,0 +1,305 @@
+"""The command `mixwright`. Heavy modules are imported by the commands that need them, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="mixwright",
+    help="Raw text to audited training mixes to trained models, every token accounted for.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class Exit(IntEnum):
+    """Exit codes that scripts can use."""
+
+    OK = 0
+    FAILED = 1  # a station failed; finished work is kept
+    USAGE = 2  # a file or an option is wrong; nothing was done
+    NEGATIVE = 3  # the question was answered with no: a manifest is not sound, a mix cannot be met
+    NOT_FOUND = 4  # no such run, document or manifest
+    INTERRUPTED = 130
+
+
+Workspace = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="MIXWRIGHT_WORKSPACE", help="Folder that holds all results.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Units of work at once. Default: one for each core.")]
+Engine = Annotated[str, typer.Option(help="Where units run: local (threads and processes) or inline.")]
+StrictMode = Annotated[bool, typer.Option("--strict", help="Fail on whatever is otherwise counted and reported.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the file, e.g. seed=7.")
+]
+NoOrchestrator = Annotated[bool, typer.Option("--no-orchestrator", help="Run without Prefect.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+RunName = Annotated[str | None, typer.Option("--run", help="Name or folder of a run. Default: the latest.")]
+
+WORKSPACE = Path("workspace")
+
+
+def main() -> None:
+    """Entry point: runs a command and turns known errors into a message and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("\n[yellow]interrupted[/]; finished work is kept, the same command goes on from there")
+        sys.exit(Exit.INTERRUPTED)
+    except Exception as error:
+        code = _known_errors().get(type(error).__name__)
+        if code is None:
+            raise
+        errors.print(f"[red]error:[/] {_escape(str(error))}")
+        sys.exit(code)
+
+
+def _known_errors() -> dict[str, Exit]:
+    return {
+        "ConfigError": Exit.USAGE,
+        "RecipeError": Exit.USAGE,
+        "ProfileError": Exit.USAGE,
+        "InfeasibleError": Exit.NEGATIVE,
+        "ManifestError": Exit.NEGATIVE,
+        "StrictError": Exit.FAILED,
+        "ServerError": Exit.FAILED,
+        "StoppedError": Exit.INTERRUPTED,
+        "RunNotFoundError": Exit.NOT_FOUND,
+        "UnknownDocumentError": Exit.NOT_FOUND,
+        "AmbiguousIdError": Exit.NOT_FOUND,
+        "DocumentIdError": Exit.USAGE,
+    }
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@app.command()
+def run(
+    pipeline: Annotated[Path, typer.Argument(help="The pipeline file (YAML).")],
+    workspace: Workspace = WORKSPACE,
+    until: Annotated[str, typer.Option(help="Stop after this job: ingest, curate, mix or train.")] = "train",
+    workers: Workers = None,
+    engine: Engine = "local",
+    strict: StrictMode = False,
+    dry_run: DryRun = False,
+    no_orchestrator: NoOrchestrator = False,
+    settings: Settings = None,
+) -> None:
+    """Run a pipeline: raw files to pools, mixes, trained and evaluated models, and a report.
+
+    What is there already is not done again; a run that was stopped or killed goes on where it was.
+
+    Example: mixwright run manifests/demo/pipeline.yaml --workers 2
+    """
+    from flows.execute import Options, missing_step
+    from flows.line import JOBS
+
+    if until not in JOBS:
+        raise typer.BadParameter(f"'{until}' is no job; choose one of {', '.join(JOBS)}", param_hint="--until")
+    options = Options(pipeline, workspace, until, workers, engine, strict, settings or [])
+    missing = missing_step(options)
+    if dry_run:
+        _tell_dry_run(missing)
+    elif missing is None:
+        _tell_nothing_to_do(workspace)
+    else:
+        _run_and_summarise(options, no_orchestrator)
+
+
+def _tell_dry_run(missing: Exception | None) -> None:
+    if missing is None:
+        out.print("nothing to do: every step is there")
+    else:
+        out.print(f"next: {missing}; the steps after it follow from its result")
+
+
+def _tell_nothing_to_do(workspace: Path) -> None:
+    from flows.run import RunNotFoundError, load_run
+
+    out.print("[green]nothing to do[/]: inputs, recipes and code are as before, every step is there")
+    try:
+        latest = load_run(workspace)
+        out.print(f"latest run: {latest.name}; report: {latest.folder / 'report.html'}")
+    except RunNotFoundError:
+        pass
+
+
+def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
+    from flows.execute import execute
+    from flows.line import direct
+    from flows.summary import print_summary
+    from flows.terminal import Terminal
+
+    signal.signal(signal.SIGTERM, _terminate)
+    with Terminal(out) as terminal:
+        if no_orchestrator:
+            finished = execute(options, terminal, terminal.stage(direct))
+        else:
+            from flows.orchestrate import run_flow
+
+            finished = run_flow(options, terminal)
+    print_summary(finished, out)
+    out.print(f"\nreport: {finished.folder / 'report.html'}")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe of a mix (YAML).")],
+    workspace: Workspace = WORKSPACE,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the account of a mix before any work: tokens, share and repeats per source, and what cannot be met.
+
+    The pools must have been curated: mixwright run PIPELINE.yaml --until curate. Exit code 3: cannot be met.
+    """
+    from flows.planning import plan_recipe, print_plan
+
+    planned = plan_recipe(recipe, workspace, settings or [])
+    if as_json:
+        _print_json(
+            {
+                "account": planned.account,
+                "totals": planned.totals,
+                "notes": planned.notes,
+                "problems": [str(problem) for problem in planned.problems],
+            }
+        )
+    else:
+        print_plan(planned, out)
+    if planned.problems:
+        raise typer.Exit(Exit.NEGATIVE)
+
+
+@app.command()
+def mix(
+    recipe: Annotated[Path, typer.Argument(help="The recipe of a mix (YAML).")],
+    workspace: Workspace = WORKSPACE,
+    workers: Workers = None,
+    engine: Engine = "local",
+    strict: StrictMode = False,
+    dry_run: DryRun = False,
+    settings: Settings = None,
+) -> None:
+    """Build one mix (and the mixes it takes rows from) over curated pools; print its account and manifest."""
+    from curation.executor import LocalExecutor
+    from curation.files import read_json
+    from flows.planning import build_mix, plan_recipe, print_account, print_plan
+
+    if dry_run:
+        print_plan(plan_recipe(recipe, workspace, settings or []), out)
+        return
+    with LocalExecutor(workers, engine) as executor:
+        built = build_mix(recipe, workspace, settings or [], executor, strict)
+    head = read_json(built.folder / "mix.json")
+    print_account(head["name"], head["account"], head["totals"], out)
+    out.print(f"manifest {head['hash'][:16]}: {built.folder}")
+
+
+@app.command()
+def verify(
+    manifest: Annotated[str, typer.Argument(help="A manifest's folder, or the name of a mix of the run.")],
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute every number and hash of a manifest from its parts. Exit code 3: it is not sound."""
+    from curation.mix.manifest import verify_manifest
+    from flows.planning import manifest_folder
+
+    folder = manifest_folder(manifest, workspace, run)
+    problems = verify_manifest(folder)
+    if as_json:
+        _print_json({"manifest": str(folder), "sound": not problems, "problems": problems})
+    elif problems:
+        for problem in problems:
+            out.print(f"[red]✗[/] {_escape(problem)}")
+    else:
+        out.print(f"[green]✓[/] {folder}: every part, row, count and hash is as recorded")
+    if problems:
+        raise typer.Exit(Exit.NEGATIVE)
+
+
+@app.command()
+def show(
+    manifest: Annotated[str, typer.Argument(help="A manifest's folder, or the name of a mix of the run.")],
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=0, help="Documents to show.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Show a manifest's account and documents as the model sees them, what is in the loss coloured."""
+    from flows.planning import manifest_folder
+    from flows.run import load_run
+    from flows.show import print_show
+    from flows.show import show as read
+
+    shown = read(manifest_folder(manifest, workspace, run), load_run(workspace, run), samples)
+    _print_json(shown) if as_json else print_show(shown, out)
+
+
+@app.command()
+def why(
+    document: Annotated[str, typer.Argument(metavar="DOCUMENT-ID", help="An id, or its first six digits or more.")],
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a document's whole story: raw file, measurements, decisions, twin, mixes, checkpoints."""
+    from flows.run import load_run
+    from flows.why import print_story
+    from flows.why import why as story
+
+    told = story(load_run(workspace, run), document)
+    _print_json(told) if as_json else print_story(told, out)
+
+
+@app.command()
+def report(
+    run: Annotated[str | None, typer.Argument(help="Name or folder of a run. Default: the latest.")] = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Write a run's report again: one HTML file that opens offline."""
+    from flows.report import write_report
+    from flows.run import load_run
+
+    out.print(str(write_report(load_run(workspace, run))))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed, which engines and devices can be used, what is missing and how to get it."""
+    from flows.doctor import examine, print_findings
+
+    findings = examine()
+    _print_json([finding.__dict__ for finding in findings]) if as_json else print_findings(findings, out)
+    if any(finding.state == "missing" and finding.needed for finding in findings):
+        raise typer.Exit(Exit.FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Execute a pipeline up to a job, with its run recorded. Knows no orchestrator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from curation.executor import LocalExecutor
+from curation.steps import Context, Progress, StepMissingError, StepOutput
+from flows.line import JOBS, Line, Stage, direct
+from flows.pipeline import load_pipeline
+from flows.report import write_report
+from flows.run import Recorder, Run
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do; the same for the command line, Prefect and plain Python."""
+
+    pipeline: Path
+    workspace: Path
+    until: str = JOBS[-1]
+    workers: int | None = None  # None: as many as there are cores
+    engine: str = "local"
+    strict: bool = False
+    settings: list[str] = field(default_factory=list)  # "dotted.key=value", laid over the pipeline file
+
+
+class Recorded(Progress):
+    """Passes progress on to whoever watches, and each finished step to the run's record."""
+
+    def __init__(self, watch: Progress, recorder: Recorder):
+        self._watch, self._recorder = watch, recorder
+        self.begin, self.advance = watch.begin, watch.advance
+
+    def end(self, output: StepOutput) -> None:
+        self._recorder.add(output)
+        self._watch.end(output)
+
+
+def open_line(options: Options, context: Context, stage: Stage = direct) -> Line:
+    """The line of a pipeline file. Raises curation.config.ConfigError."""
+    pipeline, recipes = load_pipeline(options.pipeline, options.settings)
+    return Line(pipeline, recipes, options.pipeline.parent, context, stage)
+
+
+def missing_step(options: Options, line: Line | None = None) -> StepMissingError | None:
+    """The first step of the pipeline that has not been run yet, or None if there is nothing to do."""
+    line = line or open_line(options, Context(options.workspace, build=False))
+    try:
+        line.run(options.until)
+    except StepMissingError as missing:
+        return missing
+    return None
+
+
+def execute(options: Options, progress: Progress | None = None, stage: Stage = direct) -> Run:
+    """Run the pipeline's jobs up to `options.until` and write the report; every finished step stays.
+
+    Raises what the stations raise; the run is then recorded as failed, or as interrupted on KeyboardInterrupt.
+    """
+    progress = progress or Progress()
+    with LocalExecutor(options.workers, options.engine) as executor:
+        context = Context(options.workspace.resolve(), executor, options.strict, progress=progress)
+        line = open_line(options, context, stage)
+        config = line.pipeline.model_dump(mode="json") | {
+            "recipes": {name: recipe.model_dump(mode="json") for name, recipe in line.recipes.items()}
+        }
+        recorder = Recorder(context.workspace, line.pipeline.name, config, f"until {options.until}")
+        context.progress = Recorded(progress, recorder)
+        try:
+            line.run(options.until)
+        except KeyboardInterrupt:
+            recorder.finish("interrupted")
+            raise
+        except BaseException as error:
+            recorder.finish("failed", f"{type(error).__name__}: {error}")
+            raise
+        run = recorder.finish("completed")
+    stage("report", lambda: write_report(run))
+    return run

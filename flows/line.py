@@ -1,0 +1,200 @@
+"""The line: the stations of a pipeline in order, each a call of a plain function. Knows no orchestrator.
+
+A *job* is what can be run or scheduled by itself: ingest, curate, mix, train. A *stage* is one call of
+`line.stage`: one task of the orchestrator, over all sources where it works source by source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from curation.catalog import catalog
+from curation.classify import apply_quality, train_quality
+from curation.dedup import dedup_exact, dedup_fuzzy
+from curation.heldout import heldout
+from curation.ingest import ingest
+from curation.materialise import materialise
+from curation.measure import measure
+from curation.mix import mix
+from curation.mix.recipe import Recipe
+from curation.rules import decide, load_profile
+from curation.steps import Context, StepOutput
+from curation.tokens import count_tokens, train_tokenizer
+from flows.pipeline import Pipeline
+from training.station import evaluate, train
+
+Result = TypeVar("Result")
+Outputs = dict[str, StepOutput]
+Stage = Callable[[str, Callable[[], Any]], Any]
+JOBS = ("ingest", "curate", "mix", "train")
+
+
+def direct(name: str, work: Callable[[], Result]) -> Result:
+    """A stage without an orchestrator: the call itself."""
+    return work()
+
+
+@dataclass
+class Line:
+    """A pipeline about to run, and what its stations have given so far."""
+
+    pipeline: Pipeline
+    recipes: dict[str, Recipe]
+    folder: Path  # of the pipeline file: profiles and recipes are relative to it
+    context: Context
+    stage: Stage = direct
+
+    pools: Outputs = field(default_factory=dict)
+    measured: Outputs = field(default_factory=dict)
+    ledgers: list[StepOutput] = field(default_factory=list)
+    tokenizer: StepOutput | None = None
+    catalogs: Outputs = field(default_factory=dict)
+    mixes: Outputs = field(default_factory=dict)
+    data: Outputs = field(default_factory=dict)
+    checkpoints: Outputs = field(default_factory=dict)
+    evaluations: Outputs = field(default_factory=dict)
+
+    def run(self, until: str = "train") -> None:
+        """All jobs in order, up to and with `until`."""
+        for job in JOBS[: JOBS.index(until) + 1]:
+            getattr(self, job)()
+
+    def _each_source(self, name: str, work: Callable[[str], StepOutput]) -> Outputs:
+        names = [source.name for source in self.pipeline.sources]
+        outputs = self.stage(name, lambda: self.context.executor.each(work, names))
+        return dict(zip(names, outputs, strict=True))
+
+    def ingest(self) -> None:
+        """Raw files to pools."""
+        sources = {source.name: source for source in self.pipeline.sources}
+        self.pools = self._each_source("ingest", lambda name: ingest(self.context, sources[name]))
+
+    def curate(self) -> None:
+        """Pools to catalogs: measure, decide, deduplicate, count, score."""
+        self._measure_and_decide()
+        self._deduplicate()
+        self._count_and_score()
+
+    def _measure_and_decide(self) -> None:
+        context, pipeline = self.context, self.pipeline
+        self.measured = self._each_source("measure", lambda name: measure(context, self.pools[name], pipeline.measure))
+        profiles = {source.name: load_profile(self._profile(source.profile)) for source in pipeline.sources}
+        decided = self._each_source("rules", lambda name: decide(context, self.measured[name], profiles[name]))
+        self.ledgers = list(decided.values())
+
+    def _deduplicate(self) -> None:
+        for name, function in (("dedup-exact", dedup_exact), ("dedup-fuzzy", dedup_fuzzy)):
+            ledger = self.stage(
+                name,
+                lambda function=function: function(
+                    self.context, self.pools, self.measured, self.ledgers, self.pipeline.dedup
+                ),
+            )
+            self.ledgers = [*self.ledgers, ledger]
+
+    def _count_and_score(self) -> None:
+        context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
+        self.tokenizer = self.stage(
+            "tokenizer",
+            lambda: train_tokenizer(context, self.pools, self.measured, ledgers, pipeline.tokenizer),
+        )
+        tokens = self._each_source("tokens", lambda name: count_tokens(context, self.pools[name], self.tokenizer))
+        quality: dict[str, StepOutput | None] = {source.name: None for source in pipeline.sources}
+        if pipeline.quality is not None:
+            model = self.stage(
+                "quality-model",
+                lambda: train_quality(context, self.pools, self.measured, ledgers, pipeline.quality),
+            )
+            scored = [source.name for source in pipeline.sources if source.quality]
+            outputs = self.stage(
+                "quality",
+                lambda: context.executor.each(
+                    lambda name: apply_quality(context, self.pools[name], self.measured[name], ledgers, model), scored
+                ),
+            )
+            quality |= dict(zip(scored, outputs, strict=True))
+        sources = {source.name: source for source in pipeline.sources}
+        self.catalogs = self._each_source(
+            "catalog",
+            lambda name: catalog(
+                context,
+                sources[name],
+                self.pools[name],
+                self.measured[name],
+                ledgers,
+                tokens[name],
+                quality[name],
+                pipeline.seed,
+            ),
+        )
+
+    def mix(self) -> None:
+        """Catalogs to mixes, held-out sets and token data."""
+        for name in self.recipes:
+            self.mixes[name] = self.mix_one(name)
+        evaluated = {}
+        for kind in ("text", "pairs"):
+            evaluated[f"heldout-{kind}"] = self.stage(
+                f"heldout/{kind}",
+                lambda kind=kind: heldout(
+                    self.context,
+                    kind,
+                    self.catalogs,
+                    self.pools,
+                    self.mixes,
+                    self.pipeline.heldout,
+                ),
+            )
+        for name, manifest in {**self.mixes, **evaluated}.items():
+            self.data[name] = self.stage(
+                f"data/{name}",
+                lambda name=name, manifest=manifest: materialise(
+                    self.context, name, manifest, self.pools, self.tokenizer
+                ),
+            )
+
+    def mix_one(self, name: str) -> StepOutput:
+        """One mix, after those it takes rows from."""
+        recipe = self.recipes[name]
+        parents = {parent: self.mixes[parent] for parent in recipe.parents()}
+        return self.stage(
+            f"mix/{name}",
+            lambda: mix(
+                self.context, recipe, self.catalogs, self.pools, self.tokenizer, parents, self.types()
+            ),
+        )
+
+    def types(self) -> dict[str, str]:
+        """The type of each source, as the tables of the account show it."""
+        return {source.name: source.type for source in self.pipeline.sources}
+
+    def _profile(self, name: str) -> str | Path:
+        """A profile that ships with mixwright by its name, or a file beside the pipeline's."""
+        return self.folder / name if name.endswith((".yaml", ".yml")) else name
+
+    def train(self) -> None:
+        """Token data to checkpoints, each evaluated on the held-out sets."""
+        for name, stage in self.pipeline.train.items():
+            parent = self.checkpoints.get(stage.parent) if stage.parent else None
+            self.checkpoints[name] = self.stage(
+                f"train/{name}",
+                lambda name=name, stage=stage, parent=parent: train(
+                    self.context, name, self.data[stage.mix], self.tokenizer, parent, stage.config
+                ),
+            )
+            self.evaluations[name] = self.stage(
+                f"evaluate/{name}",
+                lambda name=name, parent=parent: evaluate(
+                    self.context,
+                    name,
+                    self.checkpoints[name],
+                    self.tokenizer,
+                    self.data["heldout-text"],
+                    self.data["heldout-pairs"],
+                    self.pipeline.evaluate,
+                    parent,
+                ),
+            )

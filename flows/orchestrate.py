@@ -1,0 +1,135 @@
+"""The pipeline as Prefect flows: a flow for each job that can be scheduled by itself, a task for each stage.
+
+Prefect holds history and schedules; the workspace's files hold the truth. So its cache is off, results are not
+persisted, and a task returns what its station returned. Our own workers run inside a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TypeVar
+
+from curation.steps import Progress
+from flows.execute import Options, execute
+from flows.run import Run, load_run
+from flows.server import embedded_server, quiet_environment
+
+Result = TypeVar("Result")
+DRAIN_TIMEOUT = 15.0  # seconds to wait for the server to record the task runs
+
+_watch: ContextVar[Progress | None] = ContextVar("watch", default=None)
+_recorded: ContextVar[dict | None] = ContextVar("recorded", default=None)  # flow run id, task runs begun
+
+
+def run_flow(options: Options, progress: Progress) -> Run:
+    """Run the flow of `options.until` on the server of PREFECT_API_URL, or on one owned for the run."""
+    with _server(options.workspace.resolve()):
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        record: dict = {"tasks": 0, "flow_run": None}
+        tokens = _watch.set(progress), _recorded.set(record)
+        try:
+            # The heartbeat thread costs a second at the end of each flow; a run that someone watches needs none.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                name = _flows()[options.until](
+                    pipeline=str(options.pipeline),
+                    workspace=str(options.workspace),
+                    workers=options.workers,
+                    engine=options.engine,
+                    strict=options.strict,
+                    settings=options.settings,
+                )
+        finally:
+            _watch.reset(tokens[0])
+            _recorded.reset(tokens[1])
+            _drain(record)
+    return load_run(options.workspace, name)
+
+
+@contextlib.contextmanager
+def _server(workspace: Path) -> Iterator[None]:
+    """Point this process at a server: the one the user names, or the workspace's own."""
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    home = Path(os.environ.get("PREFECT_HOME") or workspace / "prefect")
+    with embedded_server(home) as url:
+        before = dict(os.environ)
+        os.environ.update(quiet_environment(home) | {"PREFECT_API_URL": url})
+        try:
+            import prefect.context
+            from prefect.settings.context import get_current_settings
+            from prefect.settings.models.root import Settings
+
+            with prefect.context.SettingsContext(profile=prefect.context.get_settings_context().profile, settings=Settings()):
+                assert get_current_settings().api.url == url
+                yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _flows() -> dict[str, Callable[..., str]]:
+    """The flow of each job. Prefect is imported here and not before, since that takes most of a second."""
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    def make(job: str, title: str, what: str) -> Callable[..., str]:
+        def body(
+            pipeline: str,
+            workspace: str = "workspace",
+            workers: int | None = None,
+            engine: str = "local",
+            strict: bool = False,
+            settings: list[str] | None = None,
+        ) -> str:
+            if (record := _recorded.get()) is not None:
+                record["flow_run"] = flow_run.get_id()
+            options = Options(Path(pipeline), Path(workspace), job, workers, engine, strict, settings or [])
+            return execute(options, _watch.get(), as_task).name
+
+        body.__name__, body.__doc__ = title, what
+        return flow(name=title, description=what, persist_result=False)(body)
+
+    return {
+        "ingest": make("ingest", "ingest", "Raw files to pools of documents."),
+        "curate": make("curate", "curate", "Pools to catalogs: measured, decided, deduplicated, counted."),
+        "mix": make("mix", "mix", "Catalogs to mixes and held-out sets."),
+        "train": make("train", "pipeline", "The whole line: raw files to mixes to trained and evaluated models."),
+    }
+
+
+def as_task(name: str, work: Callable[[], Result]) -> Result:
+    """Run a stage as a Prefect task of that name, in this thread."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    if (record := _recorded.get()) is not None:
+        record["tasks"] += 1
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
+
+
+def _drain(record: dict) -> None:
+    """Wait until the server has recorded every task run of the flow: it does so with some delay.
+
+    Then end the events worker, which would keep this server's address for a later flow of the process.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.events.worker import EventsWorker
+
+    if record["flow_run"] is not None:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[record["flow_run"]]))
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < deadline:
+                runs = client.read_task_runs(flow_run_filter=chosen)
+                if sum(run.state is not None and run.state.is_final() for run in runs) >= record["tasks"]:
+                    break
+                time.sleep(0.1)
+    EventsWorker.drain_all(timeout=DRAIN_TIMEOUT, at_exit=False)

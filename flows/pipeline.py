@@ -1,0 +1,82 @@
+"""The pipeline file: sources, how they are curated, which mixes are made of them, which models are trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from curation.classify import Quality
+from curation.config import Strict, load_config
+from curation.dedup import Dedup
+from curation.heldout import Heldout
+from curation.ingest import Source
+from curation.measure import Measure
+from curation.mix.recipe import Recipe
+from curation.tokens import Tokenizer
+from training.config import EvaluateConfig, TrainConfig
+
+
+class MixEntry(Strict):
+    """A mix of the pipeline: its recipe file, beside the pipeline's, and values to set in it."""
+
+    recipe: str
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class Stage(Strict):
+    """A training stage: what it trains on, from which stage's checkpoint, and how."""
+
+    mix: str
+    parent: str | None = None
+    config: TrainConfig
+
+
+class Pipeline(Strict):
+    """A pipeline file. `mixes` and `train` are in order: what an entry builds on comes before it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = 0
+    sources: list[Source] = Field(min_length=1)
+    measure: Measure = Field(default_factory=Measure)
+    dedup: Dedup = Field(default_factory=Dedup)
+    tokenizer: Tokenizer = Field(default_factory=Tokenizer)
+    quality: Quality | None = None
+    mixes: dict[str, MixEntry] = Field(default_factory=dict)
+    heldout: Heldout = Field(default_factory=Heldout)
+    train: dict[str, Stage] = Field(default_factory=dict)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Pipeline:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"source names must be unique; given twice: {', '.join(twice)}")
+        before: set[str] = set()
+        for name, stage in self.train.items():
+            if stage.mix not in self.mixes:
+                raise ValueError(f"train.{name}: mix '{stage.mix}' is not among {', '.join(self.mixes)}")
+            if stage.parent is not None and stage.parent not in before:
+                raise ValueError(f"train.{name}: parent '{stage.parent}' is not a stage before it")
+            before.add(name)
+        return self
+
+
+def load_pipeline(path: Path, overrides: list[str] | None = None) -> tuple[Pipeline, dict[str, Recipe]]:
+    """A pipeline file and the recipes of its mixes, by mix name. Raises curation.config.ConfigError."""
+    pipeline = load_config(path, Pipeline, overrides)
+    return pipeline, {name: load_recipe(path, name, entry) for name, entry in pipeline.mixes.items()}
+
+
+def load_recipe(pipeline_path: Path, name: str, entry: MixEntry) -> Recipe:
+    settings = [f"{key}={_flow(value)}" for key, value in entry.set.items()]
+    return load_config(pipeline_path.parent / entry.recipe, Recipe, [*settings, f"name={name}"])
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line, as an override takes it."""
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -1,0 +1,121 @@
+"""Plans and single mixes over pools that a pipeline has curated: what `plan`, `mix`, `verify` and `show` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curation.config import ConfigError
+from curation.executor import LocalExecutor
+from curation.mix.plan import Plan
+from curation.mix.plan import plan as solve
+from curation.mix.recipe import Recipe, load_recipe
+from curation.steps import Context, StepMissingError, StepOutput
+from flows.line import Line
+from flows.pipeline import load_pipeline
+from flows.run import RunNotFoundError, load_run
+from flows.summary import human
+
+
+def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
+    """Solve a recipe over the catalogs of its pipeline. Raises ConfigError where those have not been built."""
+    recipe, line = _open(path, settings, Context(workspace.resolve(), build=False))
+    try:
+        line.ingest()
+        line.curate()
+        parents = {name: line.mix_one(name).folder for name in _ancestors(line, recipe)}
+    except StepMissingError as missing:
+        raise ConfigError(f"{path}: {missing}. First: {_curate_command(path, recipe, workspace, 'mix')}") from None
+    catalogs = {name: output.folder / "catalog.parquet" for name, output in line.catalogs.items()}
+    return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types())
+
+
+def build_mix(
+    path: Path, workspace: Path, settings: list[str], executor: LocalExecutor, strict: bool
+) -> StepOutput:
+    """Build the manifest of a recipe, curating what has not been curated yet."""
+    recipe, line = _open(path, settings, Context(workspace.resolve(), executor, strict))
+    line.ingest()
+    line.curate()
+    for name in _ancestors(line, recipe):
+        line.mixes[name] = line.mix_one(name)
+    line.recipes[recipe.name] = recipe
+    return line.mix_one(recipe.name)
+
+
+def _open(path: Path, settings: list[str], context: Context) -> tuple[Recipe, Line]:
+    """A recipe and the line of the pipeline that it names. A pipeline's own settings of the mix apply, too."""
+    recipe = load_recipe(path, settings)
+    if recipe.pipeline is None:
+        raise ConfigError(f"{path}: key 'pipeline' is missing: the pipeline file whose pools the mix is made of")
+    pipeline_path = path.parent / recipe.pipeline
+    pipeline, recipes = load_pipeline(pipeline_path)
+    return recipe, Line(pipeline, recipes, pipeline_path.parent, context)
+
+
+def _ancestors(line: Line, recipe: Recipe) -> list[str]:
+    """The mixes that a recipe takes rows from, directly or not, parents first."""
+    found: list[str] = []
+    for parent in recipe.parents():
+        if parent not in line.recipes:
+            raise ConfigError(f"mix '{parent}' is not in the pipeline; it has {', '.join(line.recipes)}")
+        found += [name for name in (*_ancestors(line, line.recipes[parent]), parent) if name not in found]
+    return found
+
+
+def _curate_command(path: Path, recipe: Recipe, workspace: Path, until: str) -> str:
+    return f"mixwright run {path.parent / str(recipe.pipeline)} --workspace {workspace} --until {until}"
+
+
+def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
+    """The folder of a manifest, given as that folder or as the name of a mix of a run."""
+    if (Path(manifest) / "mix.json").is_file():
+        return Path(manifest)
+    outputs = load_run(workspace, run).steps("mix/")
+    if manifest not in outputs:
+        raise RunNotFoundError(
+            f"'{manifest}' is no folder with a mix.json and no mix of the run; it has {', '.join(outputs) or 'none'}"
+        )
+    return outputs[manifest].folder
+
+
+def print_plan(planned: Plan, console: Console) -> None:
+    """The account, what is worth knowing, and what cannot be met."""
+    print_account(planned.recipe.name, planned.account, planned.totals, console)
+    for note in planned.notes:
+        console.print(Text(f"· {note}", style="dim"))
+    for problem in planned.problems:
+        console.print(Text(f"✗ {problem}", style="red"))
+
+
+def print_account(name: str, account: list[dict[str, Any]], totals: dict[str, int], console: Console) -> None:
+    """A mix's account in the layout of the Olmo 3 tables."""
+    table = Table(title=f"Mix {name}", title_justify="left", box=None, pad_edge=False)
+    for column in ("source", "type", "bucket"):
+        table.add_column(column)
+    for column in ("pool tokens", "pool docs", "mix tokens", "mix docs", "share", "repeats", "error"):
+        table.add_column(column, justify="right")
+    for line in account:
+        table.add_row(
+            line["source"],
+            line["type"],
+            line["bucket"],
+            human(line["pool_tokens"]),
+            human(line["pool_documents"]),
+            human(line["tokens"]),
+            human(line["documents"]),
+            f"{line['share']:.2%}",
+            f"{line['repeats']:.2f}x",
+            human(line["error_tokens"]),
+        )
+    table.add_section()
+    table.add_row("total", "", "", "", "", human(totals["tokens"]), human(totals["unique_documents"]), "", "", "")
+    console.print(table)
+    console.print(
+        f"{totals['unique_documents']:,} unique documents, {totals['occurrences']:,} occurrences, "
+        f"{totals['fragments']:,} fragments, {totals['tokens']:,} tokens"
+    )
