@@ -7,6 +7,8 @@ the same rows in the same order, its first column the id.
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -79,6 +81,15 @@ def document_id(source: str, content: bytes) -> str:
     never enter it: the same content in the same source is the same id.
     """
     return xxhash.xxh3_128_hexdigest(source.encode() + b"\x00" + content)
+
+
+def messages_bytes(*conversations: list[dict[str, str]] | None) -> bytes:
+    """The content of a chat document (its messages) or of a pair (messages, chosen, rejected), for `document_id`.
+
+    JSON without spaces: a list of conversations, each a list of [role, content].
+    """
+    turns = [[[turn["role"], turn["content"]] for turn in messages or ()] for messages in conversations]
+    return json.dumps(turns, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def require_columns(table: pa.Table, schema: pa.Schema, where: str) -> None:
