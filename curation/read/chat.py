@@ -1,0 +1,240 @@
+"""Readers of conversations: the formats in which instruction data is published, as role and content turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import xxhash
+from pydantic import Field
+
+from curation.read.record import (
+    BadRecordError,
+    BrokenFileError,
+    Document,
+    Item,
+    Limits,
+    Message,
+    Problem,
+    RawFile,
+    Skipped,
+    SkipRecord,
+    assistant,
+    kind_of,
+    list_at,
+    optional_string,
+    scalars,
+    string_at,
+    user,
+    whole_file,
+)
+from curation.read.rows import Row, json_value
+from curation.read.shapes import RowOptions, shape_row, shaped
+from curation.read.streams import chunks
+
+# "function_call" is what the model writes and "observation" what a tool answers (LLaMA-Factory's ShareGPT).
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+def turn(value: Any, role_key: str, content_key: str) -> Message:
+    """One turn of a conversation in our roles. Raises BadRecordError for a role that is not known."""
+    role = string_at(value, role_key)
+    if role not in ROLES:
+        raise BadRecordError(f"role '{role}' is not known; expected one of {', '.join(ROLES)}")
+    return {"role": ROLES[role], "content": string_at(value, content_key)}
+
+
+def conversation(messages: list[Message], row: dict[str, Any], without: tuple[str, ...]) -> Document:
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise SkipRecord("no answer")
+    return Document(messages=messages, metadata=scalars(row, without))
+
+
+class AlpacaOptions(RowOptions):
+    output_key: str = "output"  # GPTeacher: "response"
+
+
+def instruction_text(row: dict[str, Any]) -> str:
+    """Instruction and input of the Alpaca format as one user turn."""
+    given = optional_string(row, "input")
+    return string_at(row, "instruction") + (f"\n\n{given}" if given.strip() else "")
+
+
+def alpaca(file: RawFile, limits: Limits, options: AlpacaOptions) -> Iterator[Item]:
+    """instruction, input, output."""
+
+    def shape(row, options):
+        messages = [user(instruction_text(row)), assistant(string_at(row, options.output_key))]
+        return conversation(messages, row, ("instruction", "input", options.output_key))
+
+    return shaped(file, limits, options, shape)
+
+
+def sharegpt(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
+    """conversations: a list of {from, value}; a field `tools` is given to the model as a system turn."""
+
+    def shape(row, options):
+        messages = [turn(value, "from", "value") for value in list_at(row, "conversations")]
+        system = "\n\n".join(filter(None, (optional_string(row, "system"), optional_string(row, "tools"))))
+        if system.strip() and system.strip() != "[]":
+            messages.insert(0, {"role": "system", "content": system})
+        return conversation(messages, row, ("system", "tools"))
+
+    return shaped(file, limits, options, shape)
+
+
+class MessagesOptions(RowOptions):
+    messages_key: str = "messages"
+
+
+def messages(file: RawFile, limits: Limits, options: MessagesOptions) -> Iterator[Item]:
+    """messages: a list of {role, content}."""
+
+    def shape(row, options):
+        turns = [turn(value, "role", "content") for value in list_at(row, options.messages_key)]
+        return conversation(turns, row, ())
+
+    return shaped(file, limits, options, shape)
+
+
+class QuestionOptions(RowOptions):
+    question_key: str = "question"
+    answer_key: str = "answer"
+    strip_suffix: str = ""  # an end mark that is written out in the answers, such as <|endoftext|>
+
+
+def question_answer(file: RawFile, limits: Limits, options: QuestionOptions) -> Iterator[Item]:
+    """Two fields: what is asked, what is answered (GSM8K; prompt and completion)."""
+
+    def shape(row, options):
+        answer = string_at(row, options.answer_key).removesuffix(options.strip_suffix)
+        turns = [user(string_at(row, options.question_key)), assistant(answer)]
+        return conversation(turns, row, (options.question_key, options.answer_key))
+
+    return shaped(file, limits, options, shape)
+
+
+def chain_of_thought(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
+    """The TSV files of FLAN's CoT data: question, answer, rationale, with newlines written as \\n.
+
+    The answer is put after the rationale, as FLAN does.
+    """
+
+    def shape(row, options):
+        question, answer, rationale = (row[key].replace("\\n", "\n").strip() for key in columns)
+        document = conversation([user(question), assistant(f"{rationale}\nThe answer is {answer}.")], {}, ())
+        document.metadata["answer"] = answer
+        return document
+
+    columns = ("question", "answer", "rationale")
+    return shaped(file, limits, options, shape, columns)
+
+
+def self_instruct(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
+    """Seed tasks: an instruction with a list of instances, each with input and output; a document an instance."""
+
+    def shape(row, options):
+        made = []
+        for instance in list_at(row, "instances"):
+            given = instruction_text(
+                {"instruction": row.get("instruction"), "input": optional_string(instance, "input")}
+            )
+            answer = assistant(string_at(instance, "output"))
+            made.append(conversation([user(given), answer], row, ("instruction",)))
+        return made
+
+    return shaped(file, limits, options, shape)
+
+
+class TaskOptions(RowOptions):
+    instances: int = Field(0, ge=0)  # most instances of a task; 0: all
+
+
+def natural_instructions(file: RawFile, limits: Limits, options: TaskOptions) -> Iterator[Item]:
+    """A task file: Definition, then Instances with an input and a list of outputs, the first of which is taken.
+
+    With `instances`, those whose content hashes lowest are kept, so that their order does not matter.
+    """
+    try:
+        raw = whole_file(file, chunks(file.path, limits), limits.document_bytes)
+    except BrokenFileError as error:
+        yield Problem("0", error.offset, str(error))
+        return
+    try:
+        task = json_value(raw)
+        definition = "\n".join(list_at(task, "Definition"))
+        instances = list_at(task, "Instances")
+    except (BadRecordError, ValueError, TypeError) as error:
+        yield Problem("0", 0, f"no task file: {error}", raw)
+        return
+    chosen = range(len(instances))
+    if options.instances:
+        keys = [
+            xxhash.xxh3_128_digest(orjson.dumps(instance, option=orjson.OPT_SORT_KEYS)) for instance in instances
+        ]
+        chosen = sorted(sorted(chosen, key=lambda place: (keys[place], place))[: options.instances])
+    license_names = task.get("Instance License")
+    metadata = {"license": license_names[0]} if isinstance(license_names, list) and license_names else {}
+
+    def shape(row, options):
+        given = f"{definition}\n\n{string_at(row, 'input')}"
+        output = list_at(row, "output")[0]
+        if not isinstance(output, str):
+            raise BadRecordError(f"'output' begins with {kind_of(output)}, expected a string")
+        document = conversation([user(given), assistant(output)], {}, ())
+        document.metadata = metadata
+        return document
+
+    for place in chosen:
+        yield from shape_row(Row(place, 0, instances[place]), shape, options)
+    for _ in range(len(instances) - len(chosen)):
+        yield Skipped("over the instances of a task")
+
+
+def meetings(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
+    """QMSum: a meeting transcript with queries about it; a document a query, the transcript in the question."""
+
+    def shape(row, options):
+        said = list_at(row, "meeting_transcripts")
+        transcript = "\n".join(f"{string_at(value, 'speaker')}: {string_at(value, 'content')}" for value in said)
+        queries = list_at(row, "general_query_list") + list_at(row, "specific_query_list")
+        return [
+            conversation(
+                [user(f"{transcript}\n\n{string_at(query, 'query')}"), assistant(string_at(query, "answer"))],
+                {},
+                (),
+            )
+            for query in queries
+        ]
+
+    return shaped(file, limits, options, shape)
+
+
+def story_questions(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
+    """SQuALITY: a story with questions and several written answers each, the first of which is taken."""
+
+    def shape(row, options):
+        story = string_at(row, "document")
+        made = []
+        for question in list_at(row, "questions"):
+            answer = string_at(list_at(question, "responses")[0], "response_text")
+            made.append(
+                conversation(
+                    [user(f"{story}\n\n{string_at(question, 'question_text')}"), assistant(answer)], {}, ()
+                )
+            )
+        return made
+
+    return shaped(file, limits, options, shape)

@@ -1,0 +1,108 @@
+"""The raw files of a source: found by globs, hashed once, divided into units of work by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from pathlib import Path
+
+from curation.config import ConfigError
+from curation.executor import LocalExecutor
+from curation.files import file_hash, read_json, write_json
+from curation.read.python_environment import OWN, ROOTS, environment_root
+from curation.read.record import RawFile
+
+BIG = 8 << 20  # a file of this size is a unit of its own
+UNIT = 2 << 20  # bytes of small files in a unit, as long as there are not yet MANY
+MANY = 16
+LARGE_UNIT = 256 << 20  # bytes of small files in a unit at most, on average
+_HIDDEN = re.compile(r"(?:.*/)?(?:\.|__pycache__/)")
+SETTLED = 2_000_000_000  # ns: a file changed this recently may change again within its time stamp
+
+
+def find_files(
+    root: str, include: tuple[str, ...], exclude: tuple[str, ...], default: tuple[str, ...] = ()
+) -> tuple[Path, list[Path]]:
+    """The root folder and the regular files below it that the globs select, sorted by path.
+
+    `default` holds where `include` is empty. Hidden files and __pycache__ are left out, and so is this project
+    itself from the Python environment. Raises ConfigError where the root is no folder, where a pattern of
+    `include` matches no file, or where nothing is left.
+    """
+    folder = environment_root(root) if root in ROOTS else Path(root).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"root '{root}': {folder} is no folder; check the path, or the variable it is made of")
+    if root in ROOTS:
+        exclude = (*exclude, *OWN)
+    found: set[str] = set()
+    for pattern in include or default:
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise ConfigError(
+                f"root '{root}': the pattern '{pattern}' leaves the root; patterns are relative to it"
+            )
+        matches = [path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()]
+        if not matches and include:
+            raise ConfigError(f"root '{root}': the pattern '{pattern}' matches no file in {folder}")
+        found.update(matches)
+    out = [_HIDDEN, *map(glob_pattern, exclude)]
+    kept = sorted(path for path in found if not any(pattern.match(path) for pattern in out))
+    if not kept:
+        raise ConfigError(f"root '{root}': no file in {folder} is left of {len(found)} after 'exclude'")
+    return folder, [folder / path for path in kept]
+
+
+def glob_pattern(pattern: str) -> re.Pattern:
+    """A glob as a regular expression over relative paths: * and ? within a name, ** over any number of folders."""
+    expression = ""
+    for part in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern):
+        known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+        expression += known.get(part) or (part if part.startswith("[") and len(part) > 1 else re.escape(part))
+    return re.compile(expression + r"\Z")
+
+
+def inventory(folder: Path, files: list[Path], cache: Path, executor: LocalExecutor) -> list[RawFile]:
+    """Each file with its content hash, sorted by hash and relative path: the canonical order of a source.
+
+    `cache` remembers hashes by path, size and time of change, so that a second look reads no file.
+    """
+    known = read_json(cache) if cache.is_file() else {}
+    stamps = {str(path): [status.st_size, status.st_mtime_ns] for path in files for status in [path.stat()]}
+    todo = [path for path in files if known.get(str(path), [None])[:2] != stamps[str(path)]]
+    hashes = {str(path): known[str(path)][2] for path in files if path not in set(todo)}
+    for position, found in executor.map(file_hash, [(path,) for path in todo], "threads"):
+        hashes[str(todo[position])] = found
+    if todo:
+        settled = time.time_ns() - SETTLED
+        fresh = {path: [*stamps[path], hashes[path]] for path in stamps if stamps[path][1] < settled}
+        if fresh != known:
+            write_json(cache, fresh)
+    raw = [RawFile(path, _relative(folder, path), hashes[str(path)]) for path in files]
+    return sorted(raw, key=lambda file: (file.hash, file.relative))
+
+
+def _relative(folder: Path, path: Path) -> str:
+    """A path as valid UTF-8, whatever bytes its name is made of."""
+    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def units(files: list[RawFile]) -> dict[str, list[RawFile]]:
+    """Units of work by name, files in canonical order. Names and division depend on contents alone.
+
+    Files of the same content share a unit. Small files go together by the leading bits of their hashes.
+    """
+    sizes = {file.hash: file.path.stat().st_size for file in files}
+    total = sum(size for size in sizes.values() if size < BIG)
+    wanted = max(total // LARGE_UNIT, min(MANY, total // UNIT), 1)
+    bits = min(16, wanted.bit_length() - 1)
+    groups: dict[str, list[RawFile]] = {}
+    for file in files:
+        group = file.hash if sizes[file.hash] >= BIG else f"small-{int(file.hash[:4], 16) >> (16 - bits)}"
+        groups.setdefault(group, []).append(file)
+    named = {}
+    for group in groups.values():
+        hashes = sorted({file.hash for file in group})
+        name = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        named[name[:16]] = group
+    return dict(sorted(named.items()))

@@ -1,0 +1,156 @@
+"""What readers give: a document, a problem for the quarantine, or a record skipped for a counted reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from curation.extract import Extractor
+
+Message = dict[str, str]  # role, content
+SAMPLE = 200  # characters of a quarantined record that are kept
+
+
+class RawFile(NamedTuple):
+    """One input file. Only `origin` may depend on where it lies."""
+
+    path: Path
+    relative: str  # to the source's root, with forward slashes
+    hash: str  # SHA-256 of its bytes
+
+
+class Limits(NamedTuple):
+    """What a reader may hold or spend on one record or file, and with what it extracts pages."""
+
+    document_bytes: int = 32 << 20
+    file_bytes: int = 64 << 30  # decompressed
+    ratio: int = 1000  # decompressed to compressed
+    extractor: Extractor | None = None  # shared by the files of a unit, for the readers of web pages
+
+
+@dataclass(slots=True)
+class Document:
+    """A document of one of the kinds: `text`; `messages`; or `messages` (the prompt), `chosen`, `rejected`."""
+
+    place: str = ""  # of the record in its file: its number, and "/" its part where a record holds several
+    offset: int = -1  # byte offset of the record in the (decompressed) file, -1 if unknown
+    text: str | None = None
+    messages: list[Message] | None = None
+    chosen: list[Message] | None = None
+    rejected: list[Message] | None = None
+    created: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Problem:
+    """A record, or the rest of a file, that cannot be read."""
+
+    place: str
+    offset: int
+    error: str
+    sample: bytes = b""
+
+
+@dataclass(slots=True)
+class Skipped:
+    """A record that is sound but not wanted."""
+
+    reason: str
+
+
+Item = Document | Problem | Skipped
+
+
+class BadRecordError(Exception):
+    """A record is not what its reader expects. The message says what was found and what was expected."""
+
+
+class SkipRecord(Exception):  # noqa: N818 (a decision, not an error)
+    """A record is sound but not wanted; the message is the reason under which it is counted."""
+
+
+class BrokenFileError(Exception):
+    """The rest of a file cannot be read. What came before it stands."""
+
+    def __init__(self, message: str, offset: int):
+        super().__init__(message)
+        self.offset = offset  # decompressed bytes delivered before the error
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}
+
+
+def string_at(row: Any, key: str) -> str:
+    """The string at a dotted key of a record. Raises BadRecordError if it is missing or of another type."""
+    value = value_at(row, key)
+    if not isinstance(value, str):
+        raise BadRecordError(f"'{key}' is {kind_of(value)}, expected a string")
+    return value
+
+
+def optional_string(row: Any, key: str) -> str:
+    """As `string_at`, but "" where the key is missing or null."""
+    if not isinstance(row, dict) or row.get(key) is None:
+        return ""
+    return string_at(row, key)
+
+
+def list_at(row: Any, key: str) -> list[Any]:
+    """The list at a dotted key of a record. Raises BadRecordError if it is missing, empty or no list."""
+    value = value_at(row, key)
+    if not isinstance(value, list):
+        raise BadRecordError(f"'{key}' is {kind_of(value)}, expected a list")
+    if not value:
+        raise BadRecordError(f"'{key}' is an empty list")
+    return value
+
+
+def value_at(row: Any, key: str) -> Any:
+    value = row
+    for part in key.split("."):
+        if not isinstance(value, dict):
+            raise BadRecordError(f"looking for '{key}': found {kind_of(value)}, expected an object with '{part}'")
+        if part not in value:
+            keys = ", ".join(sorted(map(str, value))[:12])
+            raise BadRecordError(f"'{key}' is missing; the record has: {keys or 'no keys'}")
+        value = value[part]
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, for a message."""
+    names = {type(None): "null", bool: "a Boolean", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value)) or {list: "a list", dict: "an object"}.get(type(value), type(value).__name__)
+
+
+def scalars(row: dict[str, Any], without: Iterable[str] = (), longest: int = 1000) -> dict[str, Any]:
+    """The fields of a record that are worth keeping as metadata: scalars, and strings up to `longest`."""
+    out = set(without)
+    return {
+        key: value
+        for key, value in row.items()
+        if key not in out
+        and isinstance(value, str | int | float | bool)
+        and not (isinstance(value, float) and not math.isfinite(value))
+        and not (isinstance(value, str) and len(value) > longest)
+    }
+
+
+def whole_file(file: RawFile, data: Iterator[bytes], limit: int) -> bytes:
+    """All bytes of a file. Raises BrokenFileError if it is broken or longer than `limit`."""
+    parts, size = [], 0
+    for chunk in data:
+        size += len(chunk)
+        if size > limit:
+            raise BrokenFileError(f"the file is one record of over {limit} bytes (max_document_bytes)", 0)
+        parts.append(chunk)
+    return b"".join(parts)

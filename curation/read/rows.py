@@ -1,0 +1,241 @@
+"""Files of records: JSON lines, JSON arrays, tab-separated values and Parquet, one bounded record at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.read.record import BrokenFileError, Limits, Problem, RawFile
+from curation.read.streams import chunks, plain_name
+
+Container = Literal["auto", "jsonl", "json", "tsv", "parquet"]
+SUFFIX_CONTAINERS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+
+
+@dataclass(slots=True)
+class Row:
+    """A record as it lies in its file: its number from 0, its byte offset (-1 if unknown), its value."""
+
+    number: int
+    offset: int
+    value: Any
+    raw: bytes = b""
+
+
+def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str, ...] | None = None):
+    """The records of a file as Row, and a Problem for each that cannot be read.
+
+    `container` "auto" goes by the suffix of the name (without .gz, .zst, .bz2 or .xz); what is not known is
+    taken for JSON lines. `columns` names the fields of a TSV file; None takes them from its first line.
+    """
+    if container == "auto":
+        name = plain_name(file.path.name)
+        container = next((kind for suffix, kind in SUFFIX_CONTAINERS.items() if name.endswith(suffix)), "jsonl")
+    if container == "parquet":
+        return parquet_rows(file, limits)
+    if container == "tsv":
+        return tsv_rows(file, limits, columns)
+    return array_rows(file, limits) if container == "json" else json_rows(file, limits)
+
+
+def lines(file: RawFile, limits: Limits) -> Iterator[tuple[int, int, bytes] | Problem]:
+    """(number, offset, bytes without the line end) of each line; a Problem for one that is too long.
+
+    A line over `limits.document_bytes` is passed over without being held. Where the file breaks, the whole lines
+    before stand, and a last Problem tells of the rest.
+    """
+    number, offset, held, held_size = 0, 0, [], 0
+    limit = limits.document_bytes
+
+    def finish(size: int) -> tuple[int, int, bytes] | Problem:
+        line = b"".join(held)
+        if size > limit:
+            return Problem(
+                str(number), offset, f"a line of {size} bytes, over the {limit} of max_document_bytes", line
+            )
+        return number, offset, line.removesuffix(b"\r")
+
+    try:
+        for chunk in chunks(file.path, limits):
+            start = 0
+            while (end := chunk.find(b"\n", start)) >= 0:
+                if held_size + end - start <= limit:
+                    held.append(chunk[start:end])
+                held_size += end - start
+                yield finish(held_size)
+                number, offset, held, held_size = number + 1, offset + held_size + 1, [], 0
+                start = end + 1
+            held_size += len(chunk) - start
+            if held_size <= limit:
+                held.append(chunk[start:])
+            elif held:
+                held = [b"".join(held)[:1000]]  # enough for the quarantine's sample
+    except BrokenFileError as error:
+        yield Problem(str(number), offset, f"{error}; the rest of the file is lost", b"".join(held)[:1000])
+        return
+    if held_size:
+        yield finish(held_size)
+
+
+def json_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
+    """JSON lines. Blank lines are passed over."""
+    for line in lines(file, limits):
+        if isinstance(line, Problem):
+            yield line
+        elif line[2].strip():
+            yield parse(*line)
+
+
+def parse(number: int, offset: int, raw: bytes) -> Row | Problem:
+    """One JSON value, or a Problem that says why it is none."""
+    try:
+        return Row(number, offset, json_value(raw), raw)
+    except ValueError as error:
+        return Problem(str(number), offset, str(error), raw)
+
+
+def json_value(raw: bytes) -> Any:
+    """The value of a JSON text. NaN and infinities, which Python's own writer produces, are let through.
+
+    Raises ValueError that says what is wrong: invalid UTF-8, a lone surrogate, no JSON.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if b"NaN" in raw or b"Infinity" in raw:
+            with contextlib.suppress(ValueError, RecursionError):
+                return json.loads(raw)
+        raise ValueError(explain(raw, error)) from None
+
+
+def explain(raw: bytes, error: Exception) -> str:
+    """Why bytes are no JSON, invalid UTF-8 told apart."""
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as wrong:
+        return f"invalid UTF-8: {wrong.reason} at byte {wrong.start} of the record"
+    return f"not JSON: {error}"
+
+
+# What matters for finding where an element of an array ends: whole strings, quotes left open, brackets, commas.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},]', re.DOTALL)
+
+
+def array_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
+    """The elements of a JSON array, found by their brackets so that the whole is never held.
+
+    A file that does not begin with a bracket is read as JSON lines.
+    """
+    try:
+        start = next(iter(chunks(file.path, limits)), b"").lstrip()
+    except BrokenFileError:
+        start = b""
+    if not start.startswith(b"["):
+        yield from json_rows(file, limits)
+        return
+    yield from _elements(file, limits)
+
+
+def _elements(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
+    buffer, base, place, begin, depth, number = b"", 0, 0, 0, 0, 0
+    limit = limits.document_bytes
+    try:
+        for chunk in chunks(file.path, limits):
+            buffer, base, place, begin = buffer[begin:] + chunk, base + begin, place - begin, 0
+            while match := _TOKEN.search(buffer, place):
+                token = match[0]
+                if token == b'"':  # open at the end of what is there
+                    break
+                place = match.end()
+                if depth == 1 and token in b",]":
+                    if buffer[begin : match.start()].strip():
+                        yield parse(number, base + begin, buffer[begin : match.start()].strip())
+                        number += 1
+                    begin = place
+                if token in b"[{":
+                    depth += 1
+                    begin = place if depth == 1 else begin
+                elif token in b"]}":
+                    depth -= 1
+                    if depth == 0:
+                        rest = buffer[place:].strip()
+                        if token == b"}" or rest:
+                            error = "data after the end of the array (brackets that do not match?); it is lost"
+                            yield Problem(str(number), base + place, error, rest or buffer[begin:place])
+                        return
+            if len(buffer) - begin > limit:
+                error = f"an element of over {limit} bytes (max_document_bytes); the rest of the file is lost"
+                yield Problem(str(number), base + begin, error, buffer[begin : begin + 1000])
+                return
+    except BrokenFileError as error:
+        sample = buffer[begin : begin + 1000]
+        yield Problem(str(number), base + begin, f"{error}; the rest of the file is lost", sample)
+        return
+    yield Problem(str(number), base + begin, "the JSON array is not closed", buffer[begin : begin + 1000])
+
+
+def tsv_rows(file: RawFile, limits: Limits, columns: tuple[str, ...] | None) -> Iterator[Row | Problem]:
+    """Tab-separated lines without quoting; the fields are strings."""
+    for line in lines(file, limits):
+        if isinstance(line, Problem):
+            yield line
+            continue
+        number, offset, raw = line
+        if not raw.strip():
+            continue
+        try:
+            fields = raw.decode("utf-8").split("\t")
+        except UnicodeDecodeError as wrong:
+            yield Problem(str(number), offset, f"invalid UTF-8: {wrong.reason} at byte {wrong.start}", raw)
+            continue
+        if columns is None:
+            columns = tuple(field.lstrip("#") for field in fields)
+        elif len(fields) != len(columns):
+            yield Problem(str(number), offset, f"{len(fields)} fields, expected {len(columns)}: {columns}", raw)
+        else:
+            yield Row(number, offset, dict(zip(columns, fields, strict=True)), raw)
+
+
+def parquet_rows(file: RawFile, limits: Limits, batch: int = 256) -> Iterator[Row | Problem]:
+    """The rows of a Parquet file, a few hundred at a time."""
+    number = 0
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
+            size = sum(group.total_byte_size for group in groups)
+            if size > limits.file_bytes:
+                yield Problem("0", -1, f"Parquet of {size} bytes, over the {limits.file_bytes} of max_file_bytes")
+                return
+            for table in parquet.iter_batches(batch_size=batch):
+                yield from _batch_rows(table, number)
+                number += len(table)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        yield Problem(str(number), -1, f"Parquet: {error}; the rest of the file is lost")
+
+
+def _batch_rows(table: pa.RecordBatch, first: int) -> Iterator[Row | Problem]:
+    try:
+        values = table.to_pylist()
+    except UnicodeDecodeError:  # Parquet does not check that its strings are UTF-8
+        if len(table) > 1:
+            for place in range(len(table)):
+                yield from _batch_rows(table.slice(place, 1), first + place)
+            return
+        yield Problem(str(first), -1, "invalid UTF-8 in a string column")
+        return
+    for place, value in enumerate(values):
+        yield Row(first + place, -1, value)
