@@ -2,16 +2,36 @@
 
 A raw record becomes one document, or a row in the quarantine that says where it lies and what is wrong with it,
 or is skipped for a counted reason (an image in a web archive, a tied preference).
+
+Text is kept as it is. It must be Unicode that UTF-8 can hold: a record with a lone surrogate goes to the
+quarantine. NUL is a character like others; rules may object to it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+import orjson
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
 
 from curation.config import Bytes, Share, Strict
-from curation.steps import Context, StepOutput
+from curation.extract import Extractor
+from curation.files import atomic, json_hash
+from curation.read.inventory import find_files, inventory, units
+from curation.read.record import SAMPLE, Document, Item, Limits, Problem, RawFile, Skipped
+from curation.read.registry import READERS, Reader
+from curation.read.shards import ShardWriter
+from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes
+from curation.steps import UNITS, Build, Context, StepOutput, step
+
+VERSION = 1
 
 
 class Source(Strict):
@@ -24,7 +44,7 @@ class Source(Strict):
     root: str  # a folder, or "python:stdlib" / "python:site-packages"
     include: tuple[str, ...] = ()  # globs relative to the root; empty: what the reader reads by default
     exclude: tuple[str, ...] = ()
-    options: dict[str, Any] = {}  # of the reader
+    options: dict[str, Any] = Field(default_factory=dict)  # of the reader
     profile: str = "plain"  # rule profile that decides over the measurements
     holdout: Share = 0.0  # share of documents kept out of every mix, for evaluation
     quality: bool = False  # whether the quality classifier is applied
@@ -34,11 +54,210 @@ class Source(Strict):
     page_seconds: float = Field(10.0, gt=0)  # for the extraction of one web page
     shard_bytes: Bytes = 256 << 20  # of text
 
+    @model_validator(mode="after")
+    def _check_reader(self) -> Source:
+        reader = READERS.get(self.reader)
+        if reader is None:
+            raise ValueError(
+                f"source '{self.name}': no reader '{self.reader}'; choose one of {', '.join(READERS)}"
+            )
+        if reader.kind != self.kind:
+            raise ValueError(
+                f"source '{self.name}': reader '{self.reader}' gives {reader.kind}, but kind is {self.kind}"
+            )
+        reader.options.model_validate(self.options)
+        return self
+
 
 def ingest(ctx: Context, source: Source) -> StepOutput:
     """Read a source into the step `ingest/<source>`: `shards/*.parquet` (DOCUMENT) and `quarantine.parquet`.
 
-    Counts: records_read = documents_out + quarantined + skipped; skipped_by_reason, bytes_in (raw files),
-    bytes_text (UTF-8 of the documents), files. Raises ConfigError if an include pattern matches no file.
+    Counts: records_read = documents_in = documents_out + quarantined + skipped; skipped_by_reason, bytes_in (raw
+    files), bytes_text (UTF-8 of the documents), files. Rows lie in the order of the raw files' content hashes,
+    then of the records in a file, so that the bytes depend on contents alone; a renamed file changes the origin
+    of its rows and nothing else.
+    Raises ConfigError if the root is no folder or an include pattern matches no file.
     """
-    raise NotImplementedError
+    reader = READERS[source.reader]
+    folder, paths = find_files(source.root, source.include, source.exclude, reader.include)
+    cache = (
+        ctx.workspace
+        / "cache"
+        / f"hashes-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}-{source.name}.json"
+    )
+    files = inventory(folder, paths, cache, ctx.executor)
+    listing = json_hash([[file.relative, file.hash] for file in files])
+    config = _literals(source, reader)
+    return step(
+        ctx,
+        f"ingest/{source.name}",
+        VERSION,
+        config,
+        {"files": listing},
+        lambda build: _work(build, source, files),
+    )
+
+
+def _literals(source: Source, reader: Reader) -> dict[str, Any]:
+    """What of a source decides the content of its pool. Versions of libraries do where they read for us."""
+    keys = ("name", "kind", "reader", "max_document_bytes", "max_file_bytes", "max_ratio", "shard_bytes")
+    literals = source.model_dump(mode="json", include=set(keys))
+    literals["options"] = reader.options.model_validate(source.options).model_dump(mode="json")
+    if "resiliparse" in reader.depends:
+        literals["page_seconds"] = source.page_seconds
+    minor = ".".join(platform.python_version_tuple()[:2])
+    literals["depends"] = {name: minor if name == "python" else version(name) for name in reader.depends}
+    return literals
+
+
+def _work(build: Build, source: Source, files: list[RawFile]) -> None:
+    tasks = {key: (source, group) for key, group in units(files).items()}
+    results = build.map(ingest_unit, tasks, "processes")
+    totals: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for result in results.values():
+        reasons.update(result.pop("skipped_by_reason"))
+        totals.update(result)
+    _join_quarantine(build.folder, list(tasks))
+    names = ("documents_out", "quarantined", "skipped", "bytes_in", "bytes_text")
+    build.counts = {name: totals[name] for name in names}
+    read = totals["documents_out"] + totals["quarantined"] + totals["skipped"]
+    build.counts |= {"records_read": read, "documents_in": read, "files": len(files)}
+    build.counts["skipped_by_reason"] = dict(sorted(reasons.items()))
+    if totals["quarantined"]:
+        build.alarm(f"{totals['quarantined']} of {read} records are in quarantine, see quarantine.parquet")
+    if not totals["documents_out"]:
+        build.alarm(f"none of {read} records gave a document")
+
+
+def _join_quarantine(folder: Path, keys: list[str]) -> None:
+    """One table of what the units could not read, in the order of the units' names."""
+    with (
+        atomic(folder / "quarantine.parquet") as temporary,
+        pq.ParquetWriter(temporary, QUARANTINE, compression="zstd") as writer,
+    ):
+        for key in keys:
+            for part in sorted((folder / UNITS).glob(f"{key}-*.parquet")):
+                writer.write_table(pq.read_table(part, schema=QUARANTINE))
+
+
+def ingest_unit(folder: Path, key: str, source: Source, files: list[RawFile]) -> dict[str, Any]:
+    """Read the files of one unit into `shards/<key>-<number>.parquet`. Returns its counts."""
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    with (
+        Extractor(source.page_seconds) as extractor,
+        ShardWriter(folder / "shards", key, DOCUMENT, source.shard_bytes) as shards,
+        ShardWriter(folder / UNITS, key, QUARANTINE, source.shard_bytes) as quarantine,
+    ):
+        limits = Limits(source.max_document_bytes, source.max_file_bytes, source.max_ratio, extractor)
+        for file in files:
+            counts["bytes_in"] += file.path.stat().st_size
+            for item in _items(source, file, limits):
+                item, size = _checked(source.kind, item, limits.document_bytes)
+                if isinstance(item, Document):
+                    shards.add(_document_row(source, file, item), size)
+                    counts["documents_out"] += 1
+                    counts["bytes_text"] += size
+                elif isinstance(item, Problem):
+                    row = _problem_row(source, file, item)
+                    quarantine.add(row, len(row["error"]) + len(row["sample"]))
+                    counts["quarantined"] += 1
+                else:
+                    reasons[item.reason] += 1
+                    counts["skipped"] += 1
+    return {**counts, "skipped_by_reason": dict(sorted(reasons.items()))}
+
+
+def _items(source: Source, file: RawFile, limits: Limits):
+    """What the reader finds in a file; an empty file and a failure of the reader are items too."""
+    reader = READERS[source.reader]
+    if file.path.stat().st_size == 0:
+        yield Skipped("empty file") if reader.empty else Problem("0", 0, "empty file")
+        return
+    found, last = 0, "0"
+    items = reader.read(file, limits, reader.options.model_validate(source.options))
+    while True:
+        try:
+            item = next(items, None)
+        except Exception as error:  # whatever a raw file can provoke must not stop the run
+            yield Problem(last, -1, f"reader failed after record {last}: {type(error).__name__}: {error}")
+            return
+        if item is None:
+            break
+        found, last = found + 1, getattr(item, "place", last)
+        yield item
+    if not found:
+        yield Problem("0", 0, "no records in the file")
+
+
+def _checked(kind: str, item: Item, limit: int) -> tuple[Item, int]:
+    """The item after the checks that all documents pass, and the bytes of its text."""
+    if not isinstance(item, Document):
+        return item, 0
+    parts = [item.text] if kind == "text" else _contents(item)
+    try:
+        size = sum(len(part.encode()) for part in parts)
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(error.object[error.start]):04X} at character {error.start}"
+        sample = error.object[:SAMPLE].encode("utf-8", "backslashreplace")
+        return Problem(item.place, item.offset, f"not Unicode text: {error.reason}: {found}", sample), 0
+    if size > limit:
+        error = f"a document of {size} bytes, over the {limit} of max_document_bytes"
+        return Problem(item.place, item.offset, error, parts[0][:SAMPLE].encode()), 0
+    if not any(part.strip() for part in parts):
+        return Skipped("empty text"), 0
+    return item, size
+
+
+def _problem_row(source: Source, file: RawFile, item: Problem) -> dict[str, Any]:
+    return {
+        "source": source.name,
+        "origin": _origin(file, item),
+        "offset": item.offset,
+        "error": item.error[:2000],
+        "sample": _printable(item.sample),
+    }
+
+
+def _contents(item: Document) -> list[str]:
+    return [turn["content"] for turns in (item.messages, item.chosen, item.rejected) for turn in turns or ()]
+
+
+def _document_row(source: Source, file: RawFile, item: Document) -> dict[str, Any]:
+    if source.kind == "text":
+        content = item.text.encode()
+    elif source.kind == "chat":
+        content = messages_bytes(item.messages)
+    else:
+        content = messages_bytes(item.messages, item.chosen, item.rejected)
+    return {
+        "id": document_id(source.name, content),
+        "source": source.name,
+        "text": item.text,
+        "messages": item.messages,
+        "chosen": item.chosen,
+        "rejected": item.rejected,
+        "origin": _origin(file, item),
+        "created": item.created,
+        "metadata": _metadata(item.metadata),
+    }
+
+
+def _metadata(values: dict[str, Any]) -> str:
+    """A JSON object with sorted keys."""
+    try:
+        return orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # a lone surrogate or a number beyond 64 bits, which Python's writer takes
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _origin(file: RawFile, item: Document | Problem) -> str:
+    """file#record@offset, the offset left out where it is unknown."""
+    return f"{file.relative}#{item.place}" + (f"@{item.offset}" if item.offset >= 0 else "")
+
+
+def _printable(sample: bytes) -> str:
+    text = sample[: 4 * SAMPLE].decode("utf-8", "backslashreplace")[:SAMPLE]
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)[:SAMPLE]
