@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from curation.mix.manifest import Manifest, load_manifest, write_manifest
+from curation.mix.manifest import Manifest, load_manifest, require_verified, write_manifest
 from curation.mix.plan import manifest_rows, plan
 from curation.mix.pool import RecipeError
 from curation.mix.recipe import Recipe
@@ -28,7 +28,7 @@ def mix(
 
     Only the sources that the recipe or its parents name are inputs, so that a new night of another source leaves
     the mix as it is. Raises InfeasibleError with every line that cannot be met, RecipeError where the recipe does
-    not fit its inputs.
+    not fit its inputs, ManifestError for a parent that does not verify.
     """
     manifests = {name: load_manifest(parent.folder) for name, parent in sorted((parents or {}).items())}
     manifests = {name: manifests[name] for name in recipe.parents() if name in manifests}
@@ -55,6 +55,8 @@ def mix(
 
     def work(build: Build) -> None:
         ctx.progress.begin(build.name, 1)
+        for parent in manifests.values():
+            require_verified(parent.folder)
         paths: dict[str, Path] = {name: catalogs[name].folder / CATALOG_FILE for name in sources}
         planned = plan(recipe, paths, manifests, labels)
         planned.require_feasible()

@@ -209,7 +209,7 @@ def verify_manifest(folder: Path) -> list[str]:
     if (found := text_hash(head["recipe"])) != head["recipe_hash"]:
         problems.append(f"{HEAD}: recipe_hash is {head.get('recipe_hash')}, the recipe's text has {found}")
     problems += _verify_parts(folder, head)
-    if not problems or all(problem.startswith(HEAD) for problem in problems):
+    if all(problem.startswith(HEAD) for problem in problems):
         problems += _verify_rows(pl.from_arrow(manifest.rows()), head)
     return problems
 
@@ -252,6 +252,8 @@ def _verify_rows(rows: pl.DataFrame, head: dict[str, Any]) -> list[str]:
         complete_account(rows, head["account"], head["sequence_length"])
     except ValueError as error:
         problems.append(str(error))
+    except (KeyError, TypeError) as error:
+        problems.append(f"{HEAD}: the account is not a list of lines with the keys of one: {error!r}")
     if (found := totals(rows, head["sequence_length"])) != head["totals"]:
         problems.append(f"totals: the rows have {found}, {HEAD} says {head['totals']}")
     return problems

@@ -22,7 +22,7 @@ Transform = Literal["none", "chat", "chat_plain", "pair"]
 DocumentKind = Literal["text", "chat", "pairs"]
 AMOUNTS = ("share", "tokens", "fraction", "whole", "remainder")
 LENGTH_BUCKETS = ("<1K", *(f"{1 << n}K-{2 << n}K" for n in range(9)), "512K-1M", ">1M")
-SHARES_TOLERANCE = Fraction(1, 10_000)  # published shares are rounded: they may miss 1 by this much
+SHARES_TOLERANCE = Fraction(1, 1000)  # published shares are rounded: they may miss 1 by this much
 
 # The transform of a document, by kind of document, where a line names none. Chat in a base model's mix is plain
 # text: special tokens of a chat template there hurt the base model (Olmo 3 report, 3.5.4).

@@ -111,7 +111,8 @@ def set_targets(
             target.settle(asked[target.place])
             if target.asked > target.taken:
                 problems.append(shortage(recipe, target, unfiltered))
-    used = sum(replays.values()) + sum(target.taken for target in targets)
+    take_all = recipe.on_shortage == "take_all"
+    used = sum(replays.values()) + sum(target.taken if take_all else target.asked for target in targets)
     if recipe.budget is not None and used > recipe.budget:
         problems.append(
             Problem(
@@ -145,26 +146,34 @@ def _set_remainder(
         asked = [max(pair) for pair in zip(asked, taken, strict=True)]
     for target, wanted, given in zip(rest, asked, taken, strict=True):
         target.settle(wanted, given)
-    return [shortage(recipe, target, unfiltered) for target in rest if target.asked > target.taken]
+    shares = sum((exact(line.share) for line in recipe.lines if line.share is not None), Fraction(0))
+    budget = math.floor(recipe.budget - (left - sum(taken) + 1) / (1 - shares)) if shares < 1 else None
+    return [shortage(recipe, target, unfiltered, budget) for target in rest if target.asked > target.taken]
 
 
-def shortage(recipe: Recipe, target: Target, unfiltered: Callable[[Line], int]) -> Problem:
-    """The problem of a line that asks for more than it may take, with the nearest ways out."""
+def shortage(
+    recipe: Recipe, target: Target, unfiltered: Callable[[Line], int], budget: int | None = None
+) -> Problem:
+    """The problem of a line that asks for more than it may take, with the nearest ways out.
+
+    `budget` is the one that a remainder line could fill; that of a share line follows from its share.
+    """
     line, choices = target.line, []
     source_tokens = sum(
         cell.tokens for cell, cap in zip(target.cells, target.caps, strict=True) if cap or not line.upsample
     )
     if source_tokens:
         choices.append(f"raise max_repeats to {math.ceil(Fraction(100 * target.asked, source_tokens)) / 100:g}")
-    if line.share is not None and target.capacity > 1:
-        choices.append(f"lower the budget to {math.floor((target.capacity - 1) / exact(line.share))}")
+    if line.share is not None:
+        budget = math.floor((target.capacity - 1) / exact(line.share))
+    if budget is not None and budget > 0:
+        choices.append(f"lower the budget to {budget}")
+    if line.share is not None and target.capacity:
         choices.append(
             f"lower the share to {math.floor(Fraction(10_000 * target.capacity, recipe.budget)) / 100:g}%"
         )
     if line.tokens and target.capacity:
         choices.append(f"lower tokens to {target.capacity}")
-    if line.remainder:
-        choices.append(f"lower the budget by {target.asked - target.taken}")
     if line.quality or line.length or line.language or line.upsample:
         wider = unfiltered(line)
         if wider > source_tokens:

@@ -153,6 +153,10 @@ def change_account(folder: Path):
     rehash(folder, lambda head: head["account"][0].update(documents=head["account"][0]["documents"] + 1))
 
 
+def break_account(folder: Path):
+    rehash(folder, lambda head: head["account"][0].pop("source"))
+
+
 def change_target(folder: Path):
     rehash(folder, lambda head: head["account"][0].update(target_tokens=5))
 
@@ -183,6 +187,7 @@ FORGERIES = {
     change_recipe: "recipe_hash",
     change_recipe_and_its_hash: "do not name the same recipe",
     change_account: "documents is",
+    break_account: "not a list of lines",
     change_target: "error_tokens",
     change_totals: "totals",
     change_seed_only: "its content has",

@@ -312,6 +312,28 @@ def test_choices_of_a_problem_make_it_feasible(extra: dict, budget: int):
         assert feasible_after(choice, line, budget), choice
 
 
+@pytest.mark.parametrize("share", ["10%", "63.7%"])
+def test_choices_of_a_short_remainder(share: str):
+    def planned(budget: int, repeats: float = 1) -> Plan:
+        rest = {"source": "b", "remainder": True, "max_repeats": repeats}
+        return plan(recipe_of({"source": "a", "share": share, "max_repeats": 99}, rest, budget=budget), FIXED)
+
+    (problem,) = planned(200_000).problems
+    repeats, budget, _ = problem.choices
+    assert planned(200_000, float(repeats.rsplit(" ", 1)[1])).feasible
+    budget = int(budget.removeprefix("lower the budget to "))
+    assert planned(budget).feasible
+    assert not planned(budget + 20).feasible
+
+
+def test_an_error_line_does_not_swell_the_remainder():
+    """Where a shortage is an error, the remainder is what the recipe as written leaves, and not blamed too."""
+    lines = [{"source": "a", "share": "90%"}, {"source": "b", "remainder": True}]
+    assert [problem.line for problem in plan(recipe_of(*lines, budget=90_000), FIXED).problems] == [0]
+    taken = plan(recipe_of(*lines, budget=60_000, on_shortage="take_all"), FIXED)
+    assert taken.account[1]["target_tokens"] == 60_000 - taken.account[0]["pool_tokens"]
+
+
 def test_take_all_takes_all_and_says_so():
     planned = plan(recipe_of({"source": "a", "share": 1}, budget=10**6, on_shortage="take_all"), FIXED)
     (line,) = planned.account

@@ -60,7 +60,7 @@ WRONG = {
     "two rules": ("share: 0.239", "share: 0.239\n  tokens: 5K", "mix.yaml:11: lines.1: give exactly one of"),
     "no rule": ("  share: 0.239\n", "", "found none"),
     "shares above 1": ("0.239", "0.25", "add up to 101.1"),
-    "shares below 1": ("0.239", "0.2", "raise them or add a remainder line"),
+    "shares below 1": ("0.239", "0.237", "raise them or add a remainder line"),
     "no budget": ("budget: 1.5M\n", "", "give budget"),
     "unknown key": ("seed: 7", "sede: 7", "mix.yaml:4: sede"),
     "both source and mix": ("- source: web", "- source: web\n  mix: x", "either source or mix"),

@@ -125,3 +125,12 @@ def test_cut_snaps_down_unless_the_edge_is_a_hair_above():
     assert snap_cut(np.array([0, 0.3, 0.405, 1]), 0.4) == 0.405
     assert snap_cut(np.array([0, 0.3, 0.45, 1]), 0.4) == 0.3
     assert snap_cut(np.array([0, 1.0]), 0.4) == 0.0
+
+
+def test_published_long_context_budgets():
+    """Olmo 3 report, table 11: percentages (they add up to 100.06) and billions of tokens of a 50B mix."""
+    percent = ["4.55", "3.70", "9.63", "3.88", "12.2", "66.1"]
+    billions = [2.27, 1.85, 4.81, 1.94, 6.08, 33.0]
+    parts = apportion([Fraction(share) for share in percent], 50 * 10**9)
+    assert sum(parts) == 50 * 10**9
+    assert [part / 1e9 for part in parts] == pytest.approx(billions, rel=4e-3)
