@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.executor import LocalExecutor
-from curation.mix import mix
+from curation.mix.build import mix
 from curation.mix.diff import diff
 from curation.mix.manifest import load_manifest, verify_manifest
 from curation.mix.plan import InfeasibleError, RecipeError, plan
