@@ -264,7 +264,9 @@ def show(
 
 @app.command()
 def why(
-    document: Annotated[str, typer.Argument(metavar="DOCUMENT-ID", help="An id, or its first six digits or more.")],
+    document: Annotated[
+        str, typer.Argument(metavar="DOCUMENT-ID", help="An id, or its first six digits or more.")
+    ],
     workspace: Workspace = WORKSPACE,
     run: RunName = None,
     as_json: AsJson = False,

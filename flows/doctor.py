@@ -113,5 +113,3 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     for finding in findings:
         table.add_row(marks[finding.state], finding.subject, finding.detail, finding.remedy)
     console.print(table)
-
-

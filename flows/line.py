@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 
 from curation.catalog import catalog
 from curation.classify import apply_quality, train_quality
-from curation.dedup import dedup_exact, dedup_fuzzy
+from curation.dedup.exact import dedup_exact
+from curation.dedup.fuzzy import dedup_fuzzy
 from curation.heldout import heldout
 from curation.ingest import ingest
 from curation.materialise import materialise
-from curation.measure import measure
-from curation.mix import mix
+from curation.measure.station import measure
+from curation.mix.build import mix
 from curation.mix.recipe import Recipe
-from curation.rules import decide, load_profile
+from curation.rules.decide import decide
+from curation.rules.profile import load_profile
 from curation.steps import Context, StepOutput
 from curation.tokens import count_tokens, train_tokenizer
 from flows.pipeline import Pipeline
@@ -49,7 +51,8 @@ class Line:
 
     pools: Outputs = field(default_factory=dict)
     measured: Outputs = field(default_factory=dict)
-    ledgers: list[StepOutput] = field(default_factory=list)
+    decided: Outputs = field(default_factory=dict)
+    ledgers: list[StepOutput] = field(default_factory=list)  # of all stages that decide
     tokenizer: StepOutput | None = None
     catalogs: Outputs = field(default_factory=dict)
     mixes: Outputs = field(default_factory=dict)
@@ -80,20 +83,23 @@ class Line:
 
     def _measure_and_decide(self) -> None:
         context, pipeline = self.context, self.pipeline
-        self.measured = self._each_source("measure", lambda name: measure(context, self.pools[name], pipeline.measure))
+        what = pipeline.measure.model_copy(update={"minhash": pipeline.dedup.scheme})
+        self.measured = self._each_source("measure", lambda name: measure(context, self.pools[name], what))
         profiles = {source.name: load_profile(self._profile(source.profile)) for source in pipeline.sources}
-        decided = self._each_source("rules", lambda name: decide(context, self.measured[name], profiles[name]))
-        self.ledgers = list(decided.values())
+        self.decided = self._each_source(
+            "rules", lambda name: decide(context, self.measured[name], profiles[name])
+        )
 
     def _deduplicate(self) -> None:
-        for name, function in (("dedup-exact", dedup_exact), ("dedup-fuzzy", dedup_fuzzy)):
-            ledger = self.stage(
-                name,
-                lambda function=function: function(
-                    self.context, self.pools, self.measured, self.ledgers, self.pipeline.dedup
-                ),
-            )
-            self.ledgers = [*self.ledgers, ledger]
+        context, settings = self.context, self.pipeline.dedup
+        exact = self.stage(
+            "dedup-exact", lambda: dedup_exact(context, self.pools, self.measured, self.decided, settings)
+        )
+        before = [*self.decided.values(), exact]
+        fuzzy = self.stage(
+            "dedup-fuzzy", lambda: dedup_fuzzy(context, self.pools, self.measured, before, settings)
+        )
+        self.ledgers = [*before, fuzzy]
 
     def _count_and_score(self) -> None:
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
@@ -112,7 +118,8 @@ class Line:
             outputs = self.stage(
                 "quality",
                 lambda: context.executor.each(
-                    lambda name: apply_quality(context, self.pools[name], self.measured[name], ledgers, model), scored
+                    lambda name: apply_quality(context, self.pools[name], self.measured[name], ledgers, model),
+                    scored,
                 ),
             )
             quality |= dict(zip(scored, outputs, strict=True))
@@ -162,9 +169,7 @@ class Line:
         parents = {parent: self.mixes[parent] for parent in recipe.parents()}
         return self.stage(
             f"mix/{name}",
-            lambda: mix(
-                self.context, recipe, self.catalogs, self.pools, self.tokenizer, parents, self.types()
-            ),
+            lambda: mix(self.context, recipe, self.catalogs, self.pools, self.tokenizer, parents, self.types()),
         )
 
     def types(self) -> dict[str, str]:

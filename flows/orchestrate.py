@@ -62,12 +62,11 @@ def _server(workspace: Path) -> Iterator[None]:
         before = dict(os.environ)
         os.environ.update(quiet_environment(home) | {"PREFECT_API_URL": url})
         try:
-            import prefect.context
-            from prefect.settings.context import get_current_settings
-            from prefect.settings.models.root import Settings
+            from prefect.context import SettingsContext, get_settings_context
+            from prefect.settings import Settings
 
-            with prefect.context.SettingsContext(profile=prefect.context.get_settings_context().profile, settings=Settings()):
-                assert get_current_settings().api.url == url
+            # Prefect reads the environment when it is imported; an earlier import has read another one.
+            with SettingsContext(profile=get_settings_context().profile, settings=Settings()):
                 yield
         finally:
             os.environ.clear()

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from curation.classify import Quality
 from curation.config import Strict, load_config
-from curation.dedup import Dedup
+from curation.dedup.settings import Dedup
 from curation.heldout import Heldout
 from curation.ingest import Source
-from curation.measure import Measure
+from curation.measure.station import Measure
 from curation.mix.recipe import Recipe
 from curation.tokens import Tokenizer
 from training.config import EvaluateConfig, TrainConfig

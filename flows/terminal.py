@@ -79,8 +79,8 @@ class Terminal(Watch):
         done = [output for output in steps if not output.reused]
         line = Text()
         line.append("✓ " if done or not steps else "= ", style="green" if done else "dim")
-        line.append(f"{name:<20}")
-        line.append(f"{_summary(steps):<52}", style="" if done else "dim")
+        line.append(f"{name:<18}")
+        line.append(f"{_summary(steps):<46}", style="" if done else "dim")
         line.append("unchanged" if steps and not done else f"{seconds:7.1f} s", style="dim")
         self._console.print(line)
         for output in steps:
