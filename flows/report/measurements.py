@@ -1,0 +1,172 @@
+"""Histograms of the measurements, with the thresholds of the profile that decided over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.report import svg
+from flows.report.reading import by_source
+from flows.run import Run
+
+SHARE_BINS = 400  # fine bins over [0, 1]; the chart joins them
+OCTAVE_BINS = 16  # fine bins per doubling, from 2^-10 to 2^40
+LOW_OCTAVE, HIGH_OCTAVE = -10, 40
+SHOWN_BINS = 48
+SHARES = ("share", "ratio", "score")  # columns so called lie in [0, 1] but for rare outliers
+
+
+@dataclass
+class Histogram:
+    """Counts over fixed fine bins, so that shards add up in any order. Zeros are counted apart: they tower."""
+
+    share: bool
+    zeros: int = 0
+    missing: int = 0
+    above: int = 0  # beyond the last bin
+    total: int = 0
+    fine: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def edges(self) -> np.ndarray:
+        if self.share:
+            return np.linspace(0, 1, SHARE_BINS + 1)
+        return 2.0 ** np.linspace(LOW_OCTAVE, HIGH_OCTAVE, (HIGH_OCTAVE - LOW_OCTAVE) * OCTAVE_BINS + 1)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count float64 values; NaN is missing."""
+        if not len(self.fine):
+            self.fine = np.zeros(len(self.edges) - 1, np.int64)
+        self.total += len(values)
+        known = values[~np.isnan(values)]
+        self.missing += len(values) - len(known)
+        self.zeros += int((known <= 0).sum())
+        self.above += int((known > self.edges[-1]).sum())
+        self.fine += np.histogram(known[known > 0], self.edges)[0]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """One rule of a profile over a numeric measurement."""
+
+    rule: str
+    below: float | None
+    above: float | None
+
+    def fails(self, values: np.ndarray) -> np.ndarray:
+        out = np.zeros(len(values), bool)
+        if self.below is not None:
+            out |= values < self.below
+        if self.above is not None:
+            out |= values > self.above
+        return out
+
+
+def measurements(run: Run) -> dict[str, Any] | None:
+    """A group a profile: for each measurement the histogram, thresholds and who fails. None if none measured."""
+    measured = by_source(run, "measure/")
+    if not measured:
+        return None
+    groups: dict[str, dict[str, Any]] = {}
+    for source, output in measured.items():
+        rules = run.step(f"rules/{source}")
+        profile = rules.record["config"] if rules else {}
+        name = f"{profile.get('name', 'no profile')} {profile.get('version', '')}".strip()
+        group = groups.setdefault(name, {"name": name, "profile": profile, "sources": [], "counts": {}})
+        group["sources"].append((source, output))
+        group["counts"][source] = rules.counts if rules else {}
+    return {"groups": [_group(group) for group in groups.values()]}
+
+
+def thresholds(profile: dict[str, Any]) -> dict[str, list[Threshold]]:
+    """The rules of a profile by the measurement they look at, in profile order."""
+    found: dict[str, list[Threshold]] = {}
+    for rule in profile.get("rules", []):
+        below, above = rule.get("drop_below"), rule.get("drop_above")
+        if below is not None or above is not None:
+            found.setdefault(rule["measurement"], []).append(Threshold(rule["name"], below, above))
+    return found
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    limits = thresholds(group["profile"])
+    histograms: dict[str, Histogram] = {}
+    for _, output in group["sources"]:
+        for path in output.shards():
+            _add_shard(path, histograms)
+    cards = [
+        _card(name, histograms[name], limits.get(name, []), group["counts"])
+        for name in [*(name for name in limits if name in histograms), *(n for n in histograms if n not in limits)]
+    ]
+    return {
+        "name": group["name"],
+        "sources": [source for source, _ in group["sources"]],
+        "ruled": [card for card in cards if card["rules"]],
+        "others": [card for card in cards if not card["rules"]],
+        "keep_in": [rule for rule in group["profile"].get("rules", []) if rule.get("keep_in") is not None],
+    }
+
+
+def _add_shard(path: Path, histograms: dict[str, Histogram]) -> None:
+    with pq.ParquetFile(path) as file:
+        for column in file.schema_arrow:
+            if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+                values = pc.cast(file.read(columns=[column.name])[column.name], pa.float64(), safe=False)
+                share = column.name.endswith(SHARES)
+                histograms.setdefault(column.name, Histogram(share)).add(values.to_numpy())  # null becomes NaN
+
+
+def _card(
+    name: str, histogram: Histogram, limits: list[Threshold], counts: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """`counts` are those of each source's `rules` step: failing, failing_alone and dropped, by rule."""
+    rules = []
+    for limit in limits:
+        by_source = [
+            {
+                "source": source,
+                **{key: of[key].get(limit.rule, 0) for key in ("failing", "failing_alone", "dropped")},
+            }
+            for source, of in counts.items()
+        ]
+        sums = {key: sum(row[key] for row in by_source) for key in ("failing", "failing_alone", "dropped")}
+        rules.append(
+            {"name": limit.rule, "below": limit.below, "above": limit.above, "by_source": by_source, **sums}
+        )
+    return {
+        "name": name,
+        "chart": svg.histogram(shown_bins(histogram, limits), f"histogram of {name}"),
+        "total": histogram.total,
+        "zeros": histogram.zeros,
+        "missing": histogram.missing,
+        "above": histogram.above,
+        "rules": rules,
+    }
+
+
+def shown_bins(histogram: Histogram, limits: list[Threshold]) -> svg.Bins:
+    """Join fine bins to about SHOWN_BINS over the occupied range, thresholds within it."""
+    edges = histogram.edges
+    marks = sorted({value for limit in limits for value in (limit.below, limit.above) if value is not None})
+    occupied = np.flatnonzero(histogram.fine)
+    places = [*occupied[[0, -1]]] if len(occupied) else []
+    places += [int(np.clip(np.searchsorted(edges, mark) - 1, 0, len(edges) - 2)) for mark in marks]
+    first, last = (min(places), max(places)) if places else (0, len(edges) - 2)
+    first = 0 if histogram.share else max(first - 2, 0)
+    last = min(last + 2, len(edges) - 2)
+    width = -(-(last - first + 1) // SHOWN_BINS)
+    starts = list(range(first, last + 1, width))
+    counts = [int(histogram.fine[start : min(start + width, last + 1)].sum()) for start in starts]
+    shown = [float(edges[start]) for start in starts] + [float(edges[min(starts[-1] + width, len(edges) - 1)])]
+    middles = np.array([(low + high) / 2 for low, high in pairwise(shown)])
+    gone = np.zeros(len(middles), bool)
+    for limit in limits:
+        gone |= limit.fails(middles)
+    return svg.Bins(shown, counts, gone.tolist(), marks, not histogram.share)

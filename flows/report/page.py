@@ -1,0 +1,88 @@
+"""From a run to one HTML file: each section is a plain view, the template only lays it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from curation.files import write_bytes
+from flows.report import human
+from flows.report.census import take_census
+from flows.report.duplicates import duplicates
+from flows.report.heldout import heldout
+from flows.report.lineage import lineage
+from flows.report.measurements import measurements
+from flows.report.mixes import mixes
+from flows.report.overview import overview
+from flows.report.quality import quality
+from flows.report.samples import samples
+from flows.report.training import training
+from flows.report.waterfall import waterfall
+from flows.run import Run
+
+FILE = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(run: Run) -> Path:
+    """Write the report of a run, complete or absent, and return its path."""
+    path = run.folder / FILE
+    write_bytes(path, render(run).encode("utf-8", "backslashreplace"))
+    return path
+
+
+def render(run: Run) -> str:
+    """The report as a string. Every value of the data is escaped by the template engine."""
+    return environment().get_template("report.html").render(view(run))
+
+
+def view(run: Run) -> dict[str, Any]:
+    """All sections of the report as plain data and drawings; a section without data is None or empty."""
+    census = take_census(run)
+    return {
+        "run": run.data,
+        "name": run.name,
+        "overview": overview(run, census),
+        "waterfall": waterfall(run, census),
+        "measurements": measurements(run),
+        "duplicates": duplicates(run),
+        "quality": quality(run),
+        "mixes": mixes(run),
+        "heldout": heldout(run),
+        "training": training(run),
+        "samples": samples(run),
+        "lineage": lineage(run),
+    }
+
+
+def environment() -> Environment:
+    """Templates with escaping on for every file, control characters replaced, and an error for an unknown name."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=_printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        human.count,
+        human.exact,
+        human.size,
+        human.percent,
+        human.number,
+        human.seconds,
+        human.short_hash,
+        human.label,
+        human.excerpt,
+    ):
+        made.filters[function.__name__] = function
+    return made
+
+
+def _printable(value: Any) -> Any:
+    """What a template prints, before it is escaped. Markup is the page's own."""
+    return human.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,0 +1,153 @@
+"""Training: loss curves and token accounts by stage, and what each checkpoint knows of held-out data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from curation.steps import StepOutput
+from flows.report import human, svg
+from flows.report.reading import read_optional
+from flows.run import Run
+
+FINAL_SHARE = 0.1  # of the steps, at the end: the loss given in the table is their mean
+SOURCES_DRAWN = 6  # curves by source in one chart, those with the most tokens
+SAMPLES_SHOWN = 6  # of generated text, by stage
+METRICS = ("accuracy", "margin")  # of the pair methods, drawn beside the loss where they are
+
+
+def training(run: Run) -> dict[str, Any] | None:
+    """The view: a card a stage, the tables of the evaluation. None if nothing was trained."""
+    trained = run.steps("train/")
+    if not trained:
+        return None
+    evaluations = {stage: read_optional(run.step(f"evaluate/{stage}"), "evaluation.json") for stage in trained}
+    evaluations = {stage: found for stage, found in evaluations.items() if found is not None}
+    return {
+        "stages": [_stage(stage, place, output) for place, (stage, output) in enumerate(trained.items())],
+        "bits": bits_per_byte(evaluations),
+        "pairs": [_pairs(stage, found) for stage, found in evaluations.items() if "pairs" in found],
+        "samples": [
+            (stage, [_sample(one) for one in found["samples"][:SAMPLES_SHOWN]])
+            for stage, found in evaluations.items()
+            if found.get("samples")
+        ],
+    }
+
+
+def _stage(stage: str, place: int, output: StepOutput) -> dict[str, Any]:
+    head = read_optional(output, "checkpoint.json") or {}
+    losses = pl.read_parquet(output.folder / "losses.parquet")
+    last = losses.tail(max(1, round(len(losses) * FINAL_SHARE)))
+    charts = [("Loss", _loss_chart(stage, place, output, losses))]
+    for metric in METRICS:
+        if metric in losses.columns:
+            curve = svg.Curve(metric, svg.series_class(place), _points(losses, metric))
+            charts.append((metric.capitalize(), svg.line_chart([curve], f"{metric} of {stage}", "tokens")))
+    return {
+        "stage": stage,
+        "css": svg.series_class(place),
+        "method": head.get("method", ""),
+        "parameters": head.get("parameters"),
+        "steps": len(losses),
+        "first_loss": losses["loss"][0] if len(losses) else None,
+        "last_loss": last["loss"].mean() if len(last) else None,
+        "totals": head.get("totals", {}),
+        "seconds": output.record["seconds"],
+        "charts": charts,
+        "legend": _drawn_sources(output),
+    }
+
+
+def _points(losses: pl.DataFrame, column: str) -> list[tuple[float, float]]:
+    seen = losses["tokens"].cum_sum().to_list()
+    return svg.thinned(list(zip(seen, losses[column].to_list(), strict=True)))
+
+
+def _drawn_sources(output: StepOutput) -> list[tuple[str, str]]:
+    """(source, class) of the sources that get a curve of their own; none where there is only one."""
+    path = output.folder / "losses_by_source.parquet"
+    if not path.exists():
+        return []
+    sizes = pl.scan_parquet(path).group_by("source").agg(size=pl.col("count").sum()).collect()
+    names = sizes.sort(["size", "source"], descending=[True, False])["source"].to_list()
+    return [(name, svg.series_class(n)) for n, name in enumerate(names[:SOURCES_DRAWN])] if len(names) > 1 else []
+
+
+def _loss_chart(stage: str, place: int, output: StepOutput, losses: pl.DataFrame) -> Markup:
+    """The loss over tokens seen: all sources as a bold line, each source as a thin one."""
+    seen = dict(zip(losses["step"].to_list(), losses["tokens"].cum_sum().to_list(), strict=True))
+    curves = []
+    drawn = _drawn_sources(output)
+    rows = pl.read_parquet(output.folder / "losses_by_source.parquet") if drawn else None
+    for name, css in drawn:
+        mine = rows.filter(pl.col("source") == name).sort("step")
+        mean = (mine["loss_sum"] / mine["count"]).to_list()
+        points = [(seen[step], value) for step, value in zip(mine["step"].to_list(), mean, strict=True)]
+        curves.append(svg.Curve(name, f"thin {css}", svg.thinned(points, 120)))
+    css = "ink" if drawn else svg.series_class(place)
+    curves.append(svg.Curve("all", css, _points(losses, "loss")))
+    return svg.line_chart(curves, f"loss of {stage}", "tokens")
+
+
+def bits_per_byte(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Bits per byte of each source after each stage that models text, the best of a source marked."""
+    scored = {stage: found["text"] for stage, found in evaluations.items() if "text" in found}
+    if not scored:
+        return None
+    sources = list(dict.fromkeys(source for found in scored.values() for source in found["by_source"]))
+    rows = []
+    for source in sources:
+        cells = [found["by_source"].get(source, {}).get("bits_per_byte") for found in scored.values()]
+        size = next(
+            (found["by_source"][source]["bytes"] for found in scored.values() if source in found["by_source"]), 0
+        )
+        known = [cell for cell in cells if cell is not None]
+        rows.append({"source": source, "cells": cells, "best": min(known, default=None), "bytes": size})
+    total = [found["all"]["bits_per_byte"] for found in scored.values()]
+    curves = [
+        svg.Curve(
+            row["source"],
+            svg.series_class(place),
+            [(n, cell) for n, cell in enumerate(row["cells"]) if cell is not None],
+        )
+        for place, row in enumerate(rows)
+    ]
+    chart = svg.line_chart(
+        curves, "bits per byte by source after each stage", "after stage", names=list(scored), wide=True
+    )
+    return {
+        "stages": list(scored),
+        "rows": rows,
+        "total": {"cells": total, "best": min((cell for cell in total if cell is not None), default=None)},
+        "chart": chart,
+        "legend": [(row["source"], svg.series_class(place)) for place, row in enumerate(rows)],
+    }
+
+
+def _pairs(stage: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy on held-out pairs with its interval, in all and by source."""
+    what = "reward model" if found["method"] == "reward" else "implicit reward"
+    lines = [("all", found["pairs"]["all"]), *found["pairs"]["by_source"].items()]
+    return {
+        "stage": stage,
+        "what": what,
+        "lines": [
+            {"source": source, **line, "chart": _interval(source, line)}
+            for source, line in (lines if len(lines) > 2 else lines[1:] or lines)
+        ],
+    }
+
+
+def _interval(source: str, line: dict[str, Any]) -> Markup | None:
+    if line["accuracy"] is None:
+        return None
+    return svg.interval(line["accuracy"], line["accuracy_low"], line["accuracy_high"], f"accuracy on {source}")
+
+
+def _sample(one: dict[str, Any]) -> dict[str, Any]:
+    """A prompt's end, since a chat's prompt may be long, and its continuations."""
+    prompt = one["prompt"] if len(one["prompt"]) <= 400 else "… " + one["prompt"][-400:]
+    return {**one, "prompt": human.clean(prompt)}

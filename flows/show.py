@@ -1,0 +1,201 @@
+"""What is in a mix: its account, and its first documents as the model will see them, the loss mask in colour."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from curation.files import read_json
+from curation.mix.manifest import Manifest, load_manifest
+from curation.steps import StepOutput
+from flows.report import human
+from flows.report.mixes import joined
+from flows.report.reading import Place, documents, readable
+from flows.run import Run
+
+TOKENS_SHOWN = 240
+EXCERPT = 900
+
+# {"name", "kind", "hash", ..., "account": [lines], "documents": [...]}: plain data, `json.dumps` takes it.
+Shown = dict[str, Any]
+
+
+def show(folder: Path, run: Run | None = None, n: int = 3, source: str | None = None) -> Shown:
+    """The head, the account and the first `n` documents of a manifest, in the order of training.
+
+    With a run of the workspace, a document is shown as the decoded tokens of `data/<mix>`, in runs that are in the
+    loss or masked; where the mix is not materialised, as an excerpt of its text; without a run, as its row alone.
+    `source` shows the documents of one source. Raises curation.mix.manifest.ManifestError where there is none,
+    ValueError for a source that the mix does not hold.
+    """
+    manifest = load_manifest(Path(folder))
+    held = sorted({line["source"] for line in manifest.head["account"]})
+    if source is not None and source not in held:
+        raise ValueError(f"{folder}: the mix holds no source '{source}'; it holds {', '.join(held)}")
+    rows = first_rows(manifest, n, source)
+    data = materialised(run, manifest) if run else None
+    if data is not None and run is not None:
+        shown = _decoded(data, _tokenizer(run), rows)
+    elif run is not None:
+        shown = _texts(run, rows)
+    else:
+        shown = rows
+    head = manifest.head
+    keys = ("name", "kind", "hash", "recipe_hash", "seed", "tokenizer_hash", "parents", "totals", "account")
+    return {**{key: head[key] for key in keys}, "folder": str(folder), "documents": shown}
+
+
+def first_rows(manifest: Manifest, n: int, source: str | None = None) -> list[dict[str, Any]]:
+    """The n rows that come first in the global order, with their place `at` in the manifest. Parts are scanned,
+    not loaded.
+    """
+    parts = [manifest.folder / name for name in sorted(manifest.head["parts"])]
+    rows = pl.scan_parquet(parts, row_index_name="at", hive_partitioning=False)
+    if source is not None:
+        rows = rows.filter(pl.col("source") == source)
+    return rows.sort("order", "source", "id", "shard", "row").head(n).collect().to_dicts()
+
+
+def materialised(run: Run, manifest: Manifest) -> StepOutput | None:
+    """The `data/<mix>` step of the run that was made from this very manifest."""
+    for output in run.steps("data/").values():
+        if read_json(output.folder / "data.json")["manifest_hash"] == manifest.hash:
+            return output
+    return None
+
+
+def _tokenizer(run: Run):
+    from tokenizers import Tokenizer
+
+    output = run.step("tokenizer")
+    if output is None:
+        raise ValueError(
+            f"{run.folder}: the run's tokenizer is no longer in the workspace; run the pipeline again"
+        )
+    return Tokenizer.from_file(str(output.folder / "tokenizer" / "tokenizer.json"))
+
+
+def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    about = read_json(data.folder / "data.json")
+    index = pq.read_table(data.folder / "index.parquet")
+    tokens = np.memmap(data.folder / "tokens.bin", np.dtype(about["dtype"]).newbyteorder("<"), "r")
+    mask = np.memmap(data.folder / "mask.bin", np.uint8, "r")
+    shown = []
+    for row in rows:
+        line = index.slice(row["at"], 1).to_pylist()[0]  # the index is in the order of the manifest's rows
+        views = {"text": (line["start"], line["length"])}
+        if line.get("rejected_length"):
+            views = {"chosen": views["text"], "rejected": (line["rejected_start"], line["rejected_length"])}
+        shown.append(
+            {
+                **row,
+                "views": {
+                    name: _runs(tokenizer, tokens[start : start + length], mask[start : start + length])
+                    for name, (start, length) in views.items()
+                },
+            }
+        )
+    return shown
+
+
+def _runs(tokenizer, tokens: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    """The decoded text in runs of equal mask: {"tokens", "in_loss", "runs": [{"in_loss", "text"}], "cut"}."""
+    head, flags = tokens[:TOKENS_SHOWN], mask[:TOKENS_SHOWN].astype(bool)
+    bounds = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(head)]
+    runs = [
+        {
+            "in_loss": bool(flags[start]),
+            "text": tokenizer.decode(head[start:end].tolist(), skip_special_tokens=False),
+        }
+        for start, end in pairwise(bounds)
+        if end > start
+    ]
+    return {"tokens": len(tokens), "in_loss": int(mask.sum()), "runs": runs, "cut": len(tokens) > TOKENS_SHOWN}
+
+
+def _texts(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = documents(run.steps("ingest/"), [_place(row) for row in rows])
+    shown = []
+    for row in rows:
+        document = found.get(_place(row), {})
+        text = human.excerpt(readable(document), EXCERPT) if document else None
+        shown.append({**row, "origin": document.get("origin"), "excerpt": text})
+    return shown
+
+
+def _place(row: dict[str, Any]) -> Place:
+    return Place(row["source"], row["shard"], row["row"])
+
+
+def print_show(shown: Shown, console: Console) -> None:
+    """Print a manifest for a person: the account, then the documents; what is in the loss stands out."""
+    totals = shown["totals"]
+    console.print(Text.assemble((shown["name"], "bold"), f"  {shown['kind']}  manifest {shown['hash'][:12]}"))
+    console.print(
+        f"{human.count(totals['tokens'])} tokens, {human.count(totals['unique_documents'])} unique documents, "
+        f"{human.count(totals['occurrences'])} occurrences, {human.count(totals['fragments'])} fragments"
+    )
+    console.print(account_table(shown["account"]))
+    for document in shown["documents"]:
+        _print_document(document, console)
+
+
+def account_table(account: list[dict[str, Any]]) -> Table:
+    """The account of a mix by source, laid out like the tables of the Olmo 3 report."""
+    table = Table(box=None, header_style="dim")
+    table.add_column("source")
+    table.add_column("type")
+    for name in (
+        "pool tokens",
+        "pool docs",
+        "mix tokens",
+        "unique docs",
+        "occurrences",
+        "share",
+        "repeats",
+        "error",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in account:
+        groups.setdefault((line["source"], line["type"] or ""), []).append(line)
+    for (source, label), lines in groups.items():
+        table.add_row(Text(source), Text(label), *_cells(joined(lines)))
+    table.add_row(Text("total", "bold"), "", *_cells(joined(account)), style="bold")
+    return table
+
+
+def _cells(line: dict[str, Any]) -> list[str]:
+    repeats = human.NOTHING if line["repeats"] is None else f"{line['repeats']:.2f}"
+    numbers = [
+        human.count(line[key]) for key in ("pool_tokens", "pool_documents", "tokens", "documents", "occurrences")
+    ]
+    return [*numbers, human.percent(line["share"]), repeats, human.count(line["error_tokens"])]
+
+
+def _print_document(document: dict[str, Any], console: Console) -> None:
+    title = f"\n{document['id']}  {document['source']}  {document['bucket']}"
+    facts = f"  {document['tokens']:,} tokens, {document['copies']} cop{'y' if document['copies'] == 1 else 'ies'}"
+    console.print(Text.assemble((title, "bold"), facts, f", {document['transform']}"))
+    for name, view in document.get("views", {}).items():
+        body = Text()
+        for run in view["runs"]:
+            body.append(human.clean(run["text"]), "green" if run["in_loss"] else "dim")
+        body.append(" …" if view["cut"] else "")
+        console.print(
+            Padding(
+                Text(f"{name}: {view['in_loss']:,} of {view['tokens']:,} tokens in the loss", "italic"), (0, 2)
+            )
+        )
+        console.print(Padding(body, (0, 4)))
+    if document.get("excerpt"):
+        console.print(Padding(Text(document["excerpt"]), (0, 4)))

@@ -1,0 +1,359 @@
+"""A run made by hand, station by station, small enough to know every number of it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from curation.keys import key_of, keyed_hash
+from curation.ledger import write_ledger
+from curation.mix.manifest import MANIFEST, write_manifest
+from curation.schema import CATALOG, DOCUMENT, QUARANTINE, document_id
+from curation.steps import Context, StepOutput, step
+from flows.run import Recorder, Run
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&amp;\u202e\x00\x1b[31m'
+HOSTILE_SOURCE = "we\"b<img src=x onerror='alert(1)'>"
+LICENCE = " ".join(f"permission number {n} is granted to any person" for n in range(40))
+PROFILE = {
+    "name": "prose",
+    "version": 1,
+    "rules": [
+        {
+            "name": "too_<b>few</b>_words",
+            "measurement": "words",
+            "drop_below": 3,
+            "drop_above": None,
+            "keep_in": None,
+            "source": "made up",
+        },
+        {
+            "name": "symbols",
+            "measurement": "symbol_word_ratio",
+            "drop_below": None,
+            "drop_above": 0.1,
+            "keep_in": None,
+            "source": "made up",
+        },
+    ],
+}
+
+
+class Fabricator:
+    """Makes the steps of a run in a workspace. `stop` is the job after which the run ends."""
+
+    def __init__(self, context: Context, sources: dict[str, list[str]]):
+        self.context, self.sources = context, sources
+        self.recorder = Recorder(
+            context.workspace,
+            "made",
+            {"seed": 7, "sources": [{"name": source} for source in sources]},
+            "mixwright run",
+        )
+        self.pools: dict[str, StepOutput] = {}
+        self.tables: dict[str, pa.Table] = {}
+
+    def step(
+        self, name: str, work, inputs: dict[str, str] | None = None, config: dict | None = None
+    ) -> StepOutput:
+        output = step(self.context, name, 1, config or {"made": name}, inputs or {}, work)
+        self.recorder.add(output)
+        return output
+
+    def ingest(self) -> None:
+        for source, texts in self.sources.items():
+            rows = [
+                {
+                    "id": document_id(source, text.encode()),
+                    "source": source,
+                    "text": text,
+                    "origin": f"raw/{n}.jsonl#{n}",
+                    "created": "2024-05-06",
+                    "metadata": json.dumps({"n": n, "note": HOSTILE}),
+                }
+                for n, text in enumerate(texts)
+            ]
+            table = self.tables[source] = pa.Table.from_pylist(rows, schema=DOCUMENT)
+            bad = [
+                {"source": source, "origin": "raw/bad.gz#0", "offset": 12, "error": HOSTILE, "sample": "\\x00<b>"}
+            ]
+
+            def work(build, table=table, bad=bad):
+                build.write_table("shards/s.parquet", table)
+                build.write_table("quarantine.parquet", pa.Table.from_pylist(bad, schema=QUARANTINE))
+                build.counts = {
+                    "records_read": len(table) + 3,
+                    "documents_out": len(table),
+                    "quarantined": 1,
+                    "skipped": 2,
+                    "bytes_in": 1000,
+                }
+
+            self.pools[source] = self.step(
+                f"ingest/{source}", work, {"files": "ab" * 32}, {"n": len(table), "s": source}
+            )
+
+    def curate(self) -> None:
+        """Rule 1 drops texts of fewer than 3 words, rule 2 those with more symbols; then twins are dropped."""
+        self.alive = {}
+        for source, table in self.tables.items():
+            texts = table["text"].to_pylist()
+            words = np.array([len(text.split()) for text in texts])
+            symbols = np.array([text.count("#") / max(len(text.split()), 1) for text in texts])
+            self._measure(source, table["id"], words, symbols)
+            self._rules(source, table["id"], words, symbols)
+        self._dedup("exact", lambda text: text)
+        self._dedup("fuzzy", lambda text: re.sub(r"\d+", "", text))
+        for source in self.tables:
+            self._tokens(source)
+            self._catalog(source)
+
+    def _measure(self, source, ids, words, symbols):
+        def work(build):
+            columns = {
+                "id": ids,
+                "words": pa.array(words, pa.uint32()),
+                "symbol_word_ratio": symbols,
+                "language": ["en"] * len(ids),
+            }
+            build.write_table("shards/s.parquet", pa.table(columns))
+
+        self.step(f"measure/{source}", work)
+
+    def _rules(self, source, ids, words, symbols):
+        few, many = words < 3, symbols > 0.1
+        rule = [
+            PROFILE["rules"][0]["name"] if a else "symbols" if b else None for a, b in zip(few, many, strict=True)
+        ]
+
+        def work(build):
+            write_ledger(
+                build.folder,
+                source,
+                "s",
+                stage="rules",
+                ids=ids.combine_chunks(),
+                rows=np.arange(len(ids)),
+                keep=~(few | many),
+                rule=pa.array(rule, pa.string()),
+                value=np.where(few, words, np.where(many, symbols, np.nan)),
+                threshold=np.where(few, 3, np.where(many, 0.1, np.nan)),
+            )
+            for name, fails in (
+                ("dropped", [few, many & ~few]),
+                ("failing", [few, many]),
+                ("failing_alone", [few & ~many, many & ~few]),
+            ):
+                names = [one["name"] for one in PROFILE["rules"]]
+                build.counts[name] = {rule: int(n.sum()) for rule, n in zip(names, fails, strict=True)}
+
+        self.step(f"rules/{source}", work, {"measured": source}, PROFILE)
+        self.alive[source] = ~(few | many)
+
+    def _dedup(self, stage, form):
+        groups: dict[str, list[tuple[str, int]]] = {}
+        for source, table in self.tables.items():
+            for row in np.flatnonzero(self.alive[source]):
+                groups.setdefault(form(table["text"][int(row)].as_py()), []).append((source, int(row)))
+        twins, clusters = {}, []
+        for number, members in enumerate(group for group in groups.values() if len(group) > 1):
+            for place, (source, row) in enumerate(members):
+                if place:
+                    first_source, first_row = members[0]
+                    twins[source, row] = self.tables[first_source]["id"][first_row].as_py()
+                identity = self.tables[source]["id"][row].as_py()
+                clusters.append(
+                    {
+                        "twin": twins.get((source, row)),
+                        "cluster": number,
+                        "id": identity,
+                        "source": source,
+                        "shard": "s",
+                        "row": row,
+                        "kept": place == 0,
+                        "similarity": 0.9,
+                    }
+                )
+
+        def work(build):
+            schema = pa.schema(
+                [
+                    ("cluster", pa.int64()),
+                    ("id", pa.string()),
+                    ("source", pa.string()),
+                    ("shard", pa.string()),
+                    ("row", pa.uint32()),
+                    ("kept", pa.bool_()),
+                    ("similarity", pa.float64()),
+                    ("twin", pa.string()),
+                ]
+            )
+            if stage == "fuzzy":
+                build.write_table("clusters.parquet", pa.Table.from_pylist(clusters, schema=schema))
+            for source, table in self.tables.items():
+                rows = np.flatnonzero(self.alive[source])
+                twin = [twins.get((source, int(row))) for row in rows]
+                gone = np.array([one is not None for one in twin], bool)
+                name = "duplicate" if stage == "exact" else "near_duplicate"
+                write_ledger(
+                    build.folder,
+                    source,
+                    "s",
+                    stage=stage,
+                    ids=table["id"].combine_chunks().take(pa.array(rows)),
+                    rows=rows,
+                    keep=~gone,
+                    rule=pa.array([name if g else None for g in gone], pa.string()),
+                    value=np.where(gone, 0.9, np.nan),
+                    threshold=np.where(gone, 0.8, np.nan),
+                    twin=pa.array(twin, pa.string()),
+                )
+            if stage == "fuzzy":
+                build.alarm(f"a source lost much: {HOSTILE}")
+
+        self.step(f"dedup-{stage}", work)
+        for source, row in twins:
+            self.alive[source][row] = False
+
+    def _tokens(self, source):
+        table = self.tables[source]
+        tokens = pa.array([len(text.split()) + 1 for text in table["text"].to_pylist()], pa.uint32())
+        self.step(
+            f"tokens/{source}",
+            lambda build: build.write_table(
+                "shards/s.parquet", pa.table({"id": table["id"], "tokens": tokens, "tokens_plain": tokens})
+            ),
+        )
+
+    def _catalog(self, source):
+        table, rows = self.tables[source], np.flatnonzero(self.alive[source])
+        lines = []
+        for place, row in enumerate(rows):
+            text = table["text"][int(row)].as_py()
+            size = len(text.split()) + 1
+            lines.append(
+                {
+                    "id": table["id"][int(row)].as_py(),
+                    "source": source,
+                    "kind": "text",
+                    "shard": "s",
+                    "row": int(row),
+                    "tokens": size,
+                    "tokens_plain": size,
+                    "bytes": len(text.encode()),
+                    "language": "en",
+                    "quality": 0.5,
+                    "vigintile": 1 + place % 20,
+                    "length_bucket": "<1K",
+                    "holdout": place == len(rows) - 1,
+                }
+            )
+        self.step(
+            f"catalog/{source}",
+            lambda build: build.write_table("catalog.parquet", pa.Table.from_pylist(lines, schema=CATALOG)),
+        )
+
+    def mix(self, name: str, copies: int, parents: dict[str, str] | None = None) -> StepOutput:
+        rows, account = [], []
+        for source in self.tables:
+            catalog = self.catalog(source)
+            taken = catalog.filter(pa.array([not held for held in catalog["holdout"].to_pylist()]))
+            order = keyed_hash(taken["id"], key_of(7, name))
+            rows += [
+                {
+                    "id": row["id"],
+                    "source": source,
+                    "bucket": "all",
+                    "shard": "s",
+                    "row": row["row"],
+                    "tokens": row["tokens"],
+                    "copies": copies,
+                    "transform": "none",
+                    "order": int(order[n]),
+                }
+                for n, row in enumerate(taken.to_pylist())
+            ]
+            total = sum(taken["tokens"].to_pylist())
+            account.append(
+                {
+                    "source": source,
+                    "type": "Web <b>pages</b>",
+                    "bucket": "all",
+                    "pool_documents": len(taken),
+                    "pool_tokens": total,
+                    "target_tokens": total * copies + 1,
+                    "note": HOSTILE,
+                }
+            )
+        head = {
+            "kind": "pretrain",
+            "name": name,
+            "recipe": f"name: {name}\n# {HOSTILE}\n",
+            "seed": 7,
+            "tokenizer_hash": "cd" * 32,
+            "pools": {source: pool.content for source, pool in self.pools.items()},
+            "catalogs": dict.fromkeys(self.pools, "ef" * 32),
+            "parents": parents or {},
+            "account": account,
+        }
+        table = pa.Table.from_pylist(rows, schema=MANIFEST)
+        return self.step(f"mix/{name}", lambda build: write_manifest(build.folder, table, head) and None)
+
+    def catalog(self, source: str) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        entry = next(e for e in self.recorder.data["steps"] if e["name"] == f"catalog/{source}")
+        return pq.read_table(self.context.workspace / entry["folder"] / "catalog.parquet")
+
+    def finish(self) -> Run:
+        return self.recorder.finish("completed")
+
+
+def texts() -> dict[str, list[str]]:
+    """Two sources: hostile text, a text of few words, one of symbols, an exact twin, near twins."""
+    plain = [
+        f"document {word} tells of {word} and of nothing else at all"
+        for word in ("rivers", "stones", "birds", "clouds", "roads", "ships", "lamps", "songs")
+    ]
+    return {
+        HOSTILE_SOURCE: [
+            *plain,
+            HOSTILE + " and some words more",
+            "two words",
+            "# # # # four signs",
+            plain[0],
+            LICENCE,
+            LICENCE.replace("number 7 ", "number 7777 "),
+            LICENCE.replace("20", "twenty 20"),
+        ],
+        "books": [plain[1], "a book of its own, with a long story in it", LICENCE.replace("3", "33")],
+    }
+
+
+@pytest.fixture
+def fabricator(context: Context) -> Fabricator:
+    return Fabricator(context, texts())
+
+
+@pytest.fixture
+def curated_run(fabricator: Fabricator) -> Run:
+    """A run that stopped after curation."""
+    fabricator.ingest()
+    fabricator.curate()
+    return fabricator.finish()
+
+
+@pytest.fixture
+def mixed_run(fabricator: Fabricator) -> Run:
+    """A run that stopped after its two mixes; the second takes from the first."""
+    from curation.files import read_json
+
+    fabricator.ingest()
+    fabricator.curate()
+    first = fabricator.mix("pretrain", 1)
+    fabricator.mix("midtrain", 3, {"pretrain": read_json(first.folder / "mix.json")["hash"]})
+    return fabricator.finish()
