@@ -129,25 +129,8 @@ def _byte_symbols() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "wizards",
-    "mix",
-    "a",
-    "pool",
-    "of",
-    "tokens",
-]
+SENTENCE = "the quick brown fox jumps over the lazy dog while seven wizards mix a pool of tokens"
+WORDS = SENTENCE.split()
 
 
 def sentences(count: int, words: int, seed: int) -> list[str]:

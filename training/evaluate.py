@@ -1,0 +1,251 @@
+"""What a checkpoint knows of held-out data: bits per byte by source, accuracy on pairs, samples of text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from curation.files import read_json
+from curation.steps import Build, Context, StepOutput, step
+from training.batch import make_batch
+from training.config import EvaluateConfig
+from training.data import Data, open_data
+from training.dpo import pair_logps
+from training.head import cross_entropy
+from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal, load_reward
+from training.plan import best_fit_decreasing
+from training.reward import scores
+from training.samples import continuations
+
+VERSION = 1
+FORMAT = 1
+CHAT_KINDS = ("instruction", "preference")  # kinds of mixes after which a model can be asked
+NATS_PER_BIT = float(np.log(2))
+
+
+def evaluate_step(
+    ctx: Context,
+    stage: str,
+    checkpoint: StepOutput,
+    tokenizer: StepOutput,
+    text: StepOutput | None,
+    pairs: StepOutput | None,
+    config: EvaluateConfig,
+    reference: StepOutput | None,
+) -> StepOutput:
+    """See `training.station.evaluate`. Raises ValueError if a DPO checkpoint comes without its reference.
+
+    `evaluation.json`: format, stage, method, checkpoint (content hash), and what applies of
+    text and answers (see `bits_per_byte`; answers are the chosen completions of the pairs, given their prompts),
+    pairs (see `pair_accuracy`), samples (see `training.samples.continuations`).
+    """
+    head = read_json(checkpoint.folder / "checkpoint.json")
+    method = head["method"]
+    if method == "dpo" and pairs is not None and reference is None:
+        raise ValueError(
+            f"evaluate/{stage}: implicit rewards need the reference checkpoint, the parent of {stage}"
+        )
+    given = {
+        "checkpoint": checkpoint,
+        "tokenizer": tokenizer,
+        "text": text,
+        "pairs": pairs,
+        "reference": reference,
+    }
+    inputs = {role: output.content for role, output in given.items() if output is not None}
+
+    def work(build: Build) -> None:
+        result: dict[str, Any] = {
+            "format": FORMAT,
+            "stage": stage,
+            "method": method,
+            "checkpoint": checkpoint.content,
+        }
+        vocabulary = tokenizer.folder / "tokenizer"
+        documents, held_out = _open(text), _open(pairs)
+        build.context.progress.begin(build.name, 3)
+        with fixed_arithmetic(config.threads, config.seed), torch.no_grad():
+            load = load_reward if method == "reward" else load_causal
+            model = load(checkpoint.folder / "model").to(device()).eval()
+            if documents and method != "reward":
+                result["text"] = bits_per_byte(model, documents, config)
+            if held_out and method != "reward":
+                result["answers"] = bits_per_byte(model, _answers(held_out, vocabulary), config)
+            build.context.progress.advance(build.name, note="bits per byte")
+            if held_out and method != "causal":
+                result["pairs"] = pair_accuracy(model, method, held_out, reference, config)
+            build.context.progress.advance(build.name, note="pairs")
+            if method != "reward" and config.samples:
+                model.set_attn_implementation("sdpa")
+                in_chat = [held_out] if held_out and head["kind"] in CHAT_KINDS else []
+                prompts = [*in_chat, *([documents] if documents else [])]
+                result["samples"] = continuations(model, vocabulary, prompts, config)
+            build.context.progress.advance(build.name, note="samples")
+        build.write_json("evaluation.json", result)
+        build.counts = _counts(result)
+
+    return step(ctx, f"evaluate/{stage}", VERSION, config, inputs, work)
+
+
+def bits_per_byte(model: PreTrainedModel, data: Data, config: EvaluateConfig) -> dict[str, Any]:
+    """Bits that the model needs for a byte of held-out text, by source and in all.
+
+    bits: the negative log2-likelihood of every token in the loss, the end token too, since a code must say where
+    a document ends. A document longer than the window is scored window by window; each window begins with the
+    last token of the one before it, so every token is scored once. The first token of a document has nothing
+    before it and costs log2 of the vocabulary. bytes: UTF-8 bytes of the text in the loss.
+    Returns {window, all, by_source: {source: ...}}, each line {documents, windows, tokens, bytes, bits,
+    bits_per_byte}.
+    """
+    rows = _choose(data, data.length, config.text_tokens)
+    windows = [_windows(int(data.start[row]), int(data.length[row]), config.window) for row in rows]
+    of_row = np.repeat(np.arange(len(rows)), [len(spans) for spans in windows])
+    spans = np.array([span for document in windows for span in document], np.int64).reshape(-1, 2)
+    bits = np.zeros(len(rows))
+    tokens = np.zeros(len(rows), np.int64)
+    first_in_loss = np.asarray(data.mask)[data.start[rows]].astype(bool)
+    bits[first_in_loss] = np.log2(data.head["vocab_size"])
+    tokens[first_in_loss] = 1
+    weight = head_weight(model)
+    for members in best_fit_decreasing(spans[:, 1], config.micro_batch_tokens):
+        chosen = np.array(members)
+        batch = make_batch(
+            data,
+            rows[of_row[chosen]],
+            spans[chosen, 0],
+            spans[chosen, 1],
+            np.zeros(len(chosen), np.int64),
+            device(),
+        )
+        _, nll = cross_entropy(hidden_states(model, batch)[batch.selected], weight, batch.targets)
+        at = of_row[chosen][batch.sequence]
+        bits += np.bincount(at, nll.double().cpu().numpy() / NATS_PER_BIT, len(rows))
+        tokens += np.bincount(at, minlength=len(rows))
+
+    def line(which: np.ndarray) -> dict[str, Any]:
+        size = int(data.bytes[rows[which]].sum())
+        total = float(bits[which].sum())
+        return {
+            "documents": int(which.sum()),
+            "windows": int(which[of_row].sum()),
+            "tokens": int(tokens[which].sum()),
+            "bytes": size,
+            "bits": total,
+            "bits_per_byte": total / size if size else None,
+        }
+
+    by_source = {name: line(data.source[rows] == position) for position, name in enumerate(data.sources)}
+    return {"window": config.window, "all": line(np.ones(len(rows), bool)), "by_source": by_source}
+
+
+def pair_accuracy(
+    model: PreTrainedModel, method: str, data: Data, reference: StepOutput | None, config: EvaluateConfig
+) -> dict[str, Any]:
+    """How often the chosen answer of a held-out pair has the higher reward, by source, with a 95 % interval.
+
+    The reward is the model's score, or of DPO beta times the log-ratio to the reference. A tie is an error.
+    Sequences are cut to the window. Returns {window, all, by_source: {source: ...}}, each line {pairs, truncated,
+    correct, ties, accuracy, accuracy_low, accuracy_high, margin (mean)}.
+    """
+    rows = _choose(data, np.ones(data.rows, np.int64), config.pairs)
+    if method == "reward":
+        chosen, rejected = _pair_scores(model, data, rows, config)
+    else:
+        base = load_causal(reference.folder / "model").to(device()).eval()
+        limits = config.window, config.micro_batch_tokens
+        policy, before = pair_logps(model, data, rows, *limits), pair_logps(base, data, rows, *limits)
+        chosen, rejected = (config.beta * (new - old) for new, old in zip(policy, before, strict=True))
+    margin = chosen.astype(np.float64) - rejected
+    cut = np.maximum(data.length[rows], data.rejected_length[rows]) > config.window
+    chance = np.random.default_rng(config.seed)
+
+    def line(which: np.ndarray) -> dict[str, Any]:
+        values = margin[which]
+        low, high = bootstrap_interval(values > 0, config.bootstrap, chance)
+        return {
+            "pairs": len(values),
+            "truncated": int(cut[which].sum()),
+            "correct": int((values > 0).sum()),
+            "ties": int((values == 0).sum()),
+            "accuracy": float((values > 0).mean()) if len(values) else None,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "margin": float(values.mean()) if len(values) else None,
+        }
+
+    total = line(np.ones(len(rows), bool))
+    by_source = {name: line(data.source[rows] == position) for position, name in enumerate(data.sources)}
+    return {"window": config.window, "all": total, "by_source": by_source}
+
+
+def bootstrap_interval(
+    correct: np.ndarray, resamples: int, chance: np.random.Generator
+) -> tuple[float | None, float | None]:
+    """The 2.5 and 97.5 percentiles of the mean under resampling with replacement. correct: bool (n,)."""
+    if not len(correct):
+        return None, None
+    # Resampling n of n outcomes that are right or wrong is drawing from a binomial of the observed share.
+    means = chance.binomial(len(correct), correct.mean(), resamples) / len(correct)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _pair_scores(
+    model: PreTrainedModel, data: Data, rows: np.ndarray, config: EvaluateConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """The reward model's scores of both sides, float32 (rows,) each."""
+    starts = np.concatenate([data.start[rows], data.rejected_start[rows]])
+    lengths = np.minimum(np.concatenate([data.length[rows], data.rejected_length[rows]]), config.window)
+    twice = np.tile(rows, 2)
+    results = np.zeros(len(twice), np.float32)
+    for members in best_fit_decreasing(lengths, config.micro_batch_tokens):
+        chosen = np.array(members)
+        batch = make_batch(
+            data, twice[chosen], starts[chosen], lengths[chosen], data.prompt[twice[chosen]], device()
+        )
+        results[chosen] = scores(model, batch).cpu().numpy()
+    return results[: len(rows)], results[len(rows) :]
+
+
+def _open(output: StepOutput | None) -> Data | None:
+    """The held-out data, None where there is none."""
+    data = None if output is None else open_data(output)
+    return data if data is not None and data.rows else None
+
+
+def _answers(data: Data, tokenizer: Path) -> Data:
+    """Held-out pairs seen as documents: the chosen completion in the loss, and its own size in bytes."""
+    decoder = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    sizes = np.zeros(data.rows, np.int64)
+    for row, (start, length) in enumerate(zip(data.start.tolist(), data.length.tolist(), strict=True)):
+        span = slice(start, start + length)
+        sizes[row] = len(
+            decoder.decode(data.tokens[span][data.mask[span] == 1], skip_special_tokens=True).encode()
+        )
+    return replace(data, bytes=sizes)
+
+
+def _choose(data: Data, cost: np.ndarray, budget: int) -> np.ndarray:
+    """Rows of each source in the manifest's order, while their cost fits the budget, at least one. int64."""
+    chosen = []
+    for position in range(len(data.sources)):
+        rows = np.flatnonzero(data.source == position)
+        rows = rows[np.lexsort((rows, data.order[rows]))]
+        chosen.append(rows[: max(1, int(np.searchsorted(np.cumsum(cost[rows]), budget, "right")))])
+    return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+
+def _windows(start: int, length: int, window: int) -> list[tuple[int, int]]:
+    """(start, length) of spans of at most `window` tokens, each beginning with the last one of the span before."""
+    return [(start + at, min(window, length - at)) for at in range(0, max(1, length - 1), window - 1)]
+
+
+def _counts(result: dict[str, Any]) -> dict[str, int]:
+    parts = [result[name]["all"] for name in ("text", "pairs") if name in result]
+    documents = sum(part.get("documents", part.get("pairs", 0)) for part in parts)
+    return {"documents_in": documents, "documents_out": documents}
