@@ -20,8 +20,9 @@ from curation.dedup.minhash import Scheme, signatures
 from curation.dedup.settings import Dedup, Keep
 from curation.dedup.shingles import shingles
 from curation.executor import LocalExecutor
+from curation.files import remove
 from curation.ledger import alive, ledger_path, write_ledger
-from curation.schema import LEDGER, require_columns
+from curation.schema import DOCUMENT, LEDGER, document_id, require_columns
 from curation.steps import Context, step
 
 SCHEME = Scheme(ngram=3, bands=20, rows=3)
@@ -289,18 +290,29 @@ def test_keep_policy_chooses(context, make_pool, keep, expected):
     assert (source, text) == (expected[0], documents[expected[1]]["text"])
 
 
+def text_documents(source, texts):
+    """DOCUMENT rows whose origin is of the text, not of its place."""
+    rows = [
+        {
+            "id": document_id(source, text.encode()),
+            "source": source,
+            "text": text,
+            "origin": xxhash.xxh3_64_hexdigest(text.encode()),
+            "metadata": "{}",
+        }
+        for text in texts
+    ]
+    return pa.Table.from_pylist(rows, schema=DOCUMENT)
+
+
 def outcome(context, texts, shards=2, sources=("web", "books"), config=CONFIG):
     """What is kept of texts split over two sources, by exact and then fuzzy deduplication, whatever the shards."""
-    from tests.conftest import documents_table
-
     pools = {}
     for name in sources:
         part = texts[:60] if name == "web" else texts[60:]
 
         def work(build, name=name, part=part):
-            table = documents_table(
-                name, [{"text": t, "origin": xxhash.xxh3_64_hexdigest(t.encode())} for t in part]
-            )
+            table = text_documents(name, part)
             for number in range(shards):
                 build.write_table(
                     f"shards/{name}-{number}.parquet", table.take(np.arange(number, len(table), shards))
@@ -353,8 +365,6 @@ def test_a_run_that_is_cut_off_resumes_with_the_same_result(tmp_path, monkeypatc
     def cut(*arguments):
         if station is fuzzy:
             (arguments[0].folder / "scratch" / "bands").rename(tmp_path / "gone")
-            from curation.files import remove
-
             remove(arguments[0].folder / ".units")
             raise KeyboardInterrupt
         if next(calls) == 1:
