@@ -82,7 +82,5 @@ def text_field(row: dict[str, Any], options: TextOptions) -> Document:
     text = string_at(row, options.text_key)
     document = Document(text=text, metadata=scalars(row, without=[options.text_key]))
     created = optional_string(row, options.created_key) if options.created_key else ""
-    document.created = (
-        created if _ISO_DATE.fullmatch(created) else None
-    )  # in another form it stays in the metadata
+    document.created = created if _ISO_DATE.fullmatch(created) else None  # else it stays in the metadata
     return document

@@ -28,12 +28,13 @@ def chunks(path: Path, limits: Limits) -> Iterator[bytes]:
     """
     size, delivered = path.stat().st_size, 0
     for chunk in _chunks(path):
-        delivered += len(chunk)
-        if delivered > limits.file_bytes:
+        grown = delivered + len(chunk)
+        if grown > limits.file_bytes:
             raise BrokenFileError(f"over {limits.file_bytes} bytes decompressed (max_file_bytes)", delivered)
-        if delivered > RATIO_FROM and delivered > size * limits.ratio:
+        if grown > RATIO_FROM and grown > size * limits.ratio:
             raise BrokenFileError(f"grows over {limits.ratio} times its size (max_ratio)", delivered)
         yield chunk
+        delivered = grown
 
 
 def compression(path: Path) -> str | None:

@@ -1,0 +1,238 @@
+"""Instruction and preference formats: what each reader makes of a record, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from curation.read.record import Document, Limits, Problem, RawFile, Skipped
+from curation.read.registry import READERS
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read literal records with a reader: (name, records or bytes, file name, options) -> items."""
+
+    def run(reader: str, data, name: str = "data.jsonl", **options):
+        if not isinstance(data, bytes):
+            rows = [json.dumps(row).encode() for row in data]
+            data = b"[" + b",".join(rows) + b"]" if name.endswith(".json") else b"\n".join(rows)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        entry = READERS[reader]
+        return list(entry.read(RawFile(path, name, ""), Limits(), entry.options.model_validate(options)))
+
+    return run
+
+
+def turns(messages) -> list[tuple[str, str]]:
+    return [(turn["role"], turn["content"]) for turn in messages]
+
+
+def pair(item) -> tuple:
+    return turns(item.messages), turns(item.chosen), turns(item.rejected)
+
+
+def test_text_records_keep_short_fields_as_metadata(read):
+    row = {"page": {"body": "text"}, "title": "t", "date": "2020-01-02", "n": 3, "long": "x" * 2000, "list": [1]}
+    (item,) = read("records", [row], text_key="page.body", created_key="date")
+    assert (item.text, item.created, item.place, item.offset) == ("text", "2020-01-02", "0", 0)
+    assert item.metadata == {"title": "t", "date": "2020-01-02", "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ({"txt": "a"}, "'text' is missing; the record has: txt"),
+        ({"text": 5}, "'text' is a number, expected a string"),
+        ({"text": None}, "'text' is null"),
+        ({"text": ["a"]}, "'text' is a list"),
+        ("text", "the record is a string, expected an object"),
+    ],
+)
+def test_a_wrong_record_is_a_problem_that_says_what_was_found(read, row, error):
+    (item,) = read("records", [row])
+    assert isinstance(item, Problem)
+    assert error in item.error
+
+
+@pytest.mark.parametrize(
+    ("reader", "row", "options", "expected"),
+    [
+        ("alpaca", {"instruction": "i", "input": "", "output": "o"}, {}, [("user", "i"), ("assistant", "o")]),
+        (
+            "alpaca",
+            {"instruction": "i", "input": "x", "response": "o"},
+            {"output_key": "response"},
+            [("user", "i\n\nx"), ("assistant", "o")],
+        ),
+        ("question_answer", {"question": "q", "answer": "a"}, {}, [("user", "q"), ("assistant", "a")]),
+        (
+            "question_answer",
+            {"prompt": "q", "completion": "a<|endoftext|>"},
+            {"question_key": "prompt", "answer_key": "completion", "strip_suffix": "<|endoftext|>"},
+            [("user", "q"), ("assistant", "a")],
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}]},
+            {},
+            [("system", "s"), ("assistant", "a")],
+        ),
+        (
+            "sharegpt",
+            {
+                "tools": "[t]",
+                "conversations": [
+                    {"from": "human", "value": "q"},
+                    {"from": "function_call", "value": "f"},
+                    {"from": "observation", "value": "r"},
+                    {"from": "gpt", "value": "a"},
+                ],
+            },
+            {},
+            [("system", "[t]"), ("user", "q"), ("assistant", "f"), ("tool", "r"), ("assistant", "a")],
+        ),
+        (
+            "self_instruct",
+            {"instruction": "i", "instances": [{"input": "x", "output": "o"}]},
+            {},
+            [("user", "i\n\nx"), ("assistant", "o")],
+        ),
+        (
+            "story_questions",
+            {"document": "d", "questions": [{"question_text": "q", "responses": [{"response_text": "a"}, {}]}]},
+            {},
+            [("user", "d\n\nq"), ("assistant", "a")],
+        ),
+    ],
+)
+def test_conversations(read, reader, row, options, expected):
+    for name in ("data.jsonl", "data.json", "data.json.gz"):
+        (item,) = read(reader, [row] if not name.endswith(".gz") else json.dumps([row]).encode(), name, **options)
+        assert turns(item.messages) == expected
+
+
+def test_chain_of_thought_puts_the_answer_after_the_rationale(read):
+    (item,) = read("chain_of_thought", b"q\\nx\tyes\tbecause\n", "a.tsv")
+    assert turns(item.messages) == [("user", "q\nx"), ("assistant", "because\nThe answer is yes.")]
+
+
+def test_a_role_that_is_not_known_and_an_empty_answer(read):
+    rows = [
+        {"messages": [{"role": "narrator", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]},
+    ]
+    problem, skipped = read("messages", rows)
+    assert "role 'narrator' is not known" in problem.error
+    assert skipped == Skipped("no answer")
+
+
+def task(outputs: list[str]) -> bytes:
+    instances = [{"id": f"t-{text}", "input": text, "output": [text.upper(), "other"]} for text in outputs]
+    return json.dumps({"Definition": ["Do it."], "Instances": instances, "Instance License": ["MIT"]}).encode()
+
+
+def test_task_files_give_a_document_an_instance(read):
+    items = read("natural_instructions", task(["a", "b"]), "task.json")
+    assert [turns(item.messages)[-1] for item in items] == [("assistant", "A"), ("assistant", "B")]
+    assert items[0].messages[0]["content"] == "Do it.\n\na"
+    assert items[0].metadata == {"license": "MIT"}
+
+
+def test_the_choice_of_instances_does_not_depend_on_their_order(read):
+    names = [f"instance {number}" for number in range(40)]
+    chosen = []
+    for order in (names, names[::-1]):
+        items = read("natural_instructions", task(order), "task.json", instances=10)
+        documents = [item for item in items if isinstance(item, Document)]
+        assert len(documents) == 10
+        assert len(items) == 40
+        chosen.append({item.messages[0]["content"] for item in documents})
+    assert chosen[0] == chosen[1]
+
+
+def test_transcripts_share_the_turns_that_are_equal(read):
+    shared = "\n\nHuman: q\n\nAssistant: a\n\nHuman: more"
+    rows = [
+        {"chosen": shared + "\n\nAssistant: good", "rejected": shared + "\n\nAssistant: bad"},
+        {"chosen": shared + "\n\nAssistant: x", "rejected": shared + "\n\nAssistant: x"},
+        {"chosen": shared + "\n\nAssistant: ", "rejected": shared + "\n\nAssistant: x"},
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: other\n\nAssistant: a"},
+        {"chosen": "no transcript", "rejected": "\n\nHuman: q\n\nAssistant: a"},
+    ]
+    first, *others = read("transcripts", rows)
+    assert pair(first) == (
+        [("user", "q"), ("assistant", "a"), ("user", "more")],
+        [("assistant", "good")],
+        [("assistant", "bad")],
+    )
+    assert [item.reason for item in others[:3]] == [
+        "chosen equals rejected",
+        "empty response",
+        "the transcripts part at a human turn",
+    ]
+    assert "begins with" in others[3].error
+
+
+def test_pairs_of_strings_and_of_turns(read):
+    (item,) = read("prompt_chosen_rejected", [{"prompt": "p", "chosen": "c", "rejected": "r", "score": 1.5}])
+    assert pair(item) == ([("user", "p")], [("assistant", "c")], [("assistant", "r")])
+    assert item.metadata == {"score": 1.5}
+    row = {
+        "conversations": [{"from": "human", "value": "p"}],
+        "chosen": {"from": "gpt", "value": "c"},
+        "rejected": {"from": "gpt", "value": "r"},
+    }
+    (item,) = read("sharegpt_pairs", [row])
+    assert pair(item) == ([("user", "p")], [("assistant", "c")], [("assistant", "r")])
+
+
+@pytest.mark.parametrize(
+    ("preference", "expected"),
+    [(1, ("a", "b")), (2.0, ("b", "a")), (0, "tie"), (1.5, "tie"), (None, "no preference"), (True, "a Boolean")],
+)
+def test_judged_outputs(read, preference, expected):
+    row = {"instruction": "i", "output_1": "a", "output_2": "b", "preference": preference}
+    (item,) = read("judged_outputs", [row])
+    if isinstance(item, Document):
+        assert (item.chosen[0]["content"], item.rejected[0]["content"]) == expected
+    else:
+        assert expected in (item.reason if isinstance(item, Skipped) else item.error)
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [((1, 1, 2), "a"), ((2, 2, 2), "b"), ((0, 0, 1), "tie"), ((0, 1, 2), "tie"), ((1, 5, 1), "5")],
+)
+def test_the_majority_of_annotators_decides(read, votes, expected):
+    row = {"instruction": "i", "response1": "a", "response2": "b"}
+    row |= {f"annotator{number + 1}": vote for number, vote in enumerate(votes)}
+    (item,) = read("annotated_responses", [row])
+    if isinstance(item, Document):
+        assert item.chosen[0]["content"] == expected
+    else:
+        assert expected in (item.reason if isinstance(item, Skipped) else item.error)
+
+
+def test_a_boolean_where_a_string_belongs(read):
+    row = {
+        "instruction": "i",
+        "response1": True,
+        "response2": "b",
+        "annotator1": 1,
+        "annotator2": 1,
+        "annotator3": 1,
+    }
+    (item,) = read("annotated_responses", [row])
+    assert "'response1' is a Boolean, expected a string" in item.error
+
+
+def test_arguments_take_debate_and_position_from_the_file_name(read):
+    data = b"#id\tlabel\ta1\ta2\n1_2\ta2\tone\ttwo <br/> lines\n3_4\tboth\tx\ty\n"
+    first, second = read("arguments", data, "tea-or-coffee_-tea-.csv.gz")
+    assert first.messages[0]["content"].startswith("Debate: tea or coffee\nPosition: tea\n")
+    assert (first.chosen[0]["content"], first.rejected[0]["content"]) == ("two\nlines", "one")
+    assert "expected a1 or a2" in second.error
