@@ -7,7 +7,9 @@ place in the files follows from the manifest's token counts alone: shards are wr
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -171,22 +173,23 @@ def _open(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r+")
 
 
-def _by_shard(rows: pa.Table, starts: np.ndarray, pools: dict[str, StepOutput]):
+def _by_shard(
+    rows: pa.Table, starts: np.ndarray, pools: dict[str, StepOutput]
+) -> Iterator[tuple[str, Path, pa.Table]]:
     """For each shard that the manifest draws from: (key, path, its rows in rising order), sorted."""
     rows = rows.select(["id", "source", "shard", "row", "tokens", "transform"])
     rows = rows.append_column("place", pa.array(np.arange(len(rows)))).append_column("start", pa.array(starts))
     rows = rows.sort_by(
         [("source", "ascending"), ("shard", "ascending"), ("row", "ascending"), ("place", "ascending")]
     )
-    names = rows.select(["source", "shard"]).to_pylist()
-    cuts = [n for n in range(len(names)) if n == 0 or names[n] != names[n - 1]]
-    for first, last in zip(cuts, [*cuts[1:], len(names)], strict=True):
-        source, shard = names[first]["source"], names[first]["shard"]
-        yield (
-            f"{source}--{shard}",
-            pools[source].folder / "shards" / f"{shard}.parquet",
-            rows.slice(first, last - first),
-        )
+    changes = np.zeros(max(0, len(rows) - 1), bool)
+    for name in ("source", "shard"):
+        changes |= pc.not_equal(rows[name].slice(1), rows[name].slice(0, len(changes))).to_numpy()
+    cuts = [0, *(np.flatnonzero(changes) + 1).tolist(), len(rows)]
+    for first, last in itertools.pairwise(cuts) if len(rows) else ():
+        source, shard = rows["source"][first].as_py(), rows["shard"][first].as_py()
+        path = pools[source].folder / "shards" / f"{shard}.parquet"
+        yield f"{source}--{shard}", path, rows.slice(first, last - first)
 
 
 def _span(sorted_rows: np.ndarray, lowest: int, highest: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.catalog import LENGTH_BUCKETS, VIGINTILES, catalog, held_out, length_buckets, vigintiles
@@ -31,6 +31,7 @@ def furthest(tokens: np.ndarray, found: np.ndarray) -> float:
     return float(np.abs(weights - tokens.sum() / VIGINTILES).max())
 
 
+@settings(deadline=None)
 @given(documents=documents)
 def test_each_vigintile_holds_a_twentieth_to_within_one_document(documents):
     tokens, quality = (np.array(column) for column in zip(*documents, strict=True))
@@ -53,6 +54,7 @@ def test_that_check_sees_vigintiles_of_documents_instead_of_tokens():
     assert furthest(np.minimum(tokens, 50), by_count) > 50
 
 
+@settings(deadline=None)
 @given(documents=documents, seed=st.integers(0, 100))
 def test_the_order_of_rows_changes_no_vigintile(documents, seed):
     tokens, quality = (np.array(column) for column in zip(*documents, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.classify import (
@@ -58,6 +58,7 @@ def test_area_under_the_curve_by_hand():
     assert math.isnan(auc(scores, np.ones(5, bool)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=2, max_size=40))
 def test_area_under_the_curve_is_the_share_of_pairs_won(rows):
     scores, positive = np.array([one for one, _ in rows]), np.array([one for _, one in rows])
