@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numba import njit
 from pydantic import Field
 
 from curation.config import ConfigError, Strict
+from curation.measure.fasttext_model import predict, read_model
+from curation.measure.unicode import FLAGS, SPACE
+from curation.measure.utf8 import decode, text_buffers
 
-BATCH = 1000  # texts a call of fastText, which holds the interpreter lock meanwhile
 LABEL = "__label__"
 
 
@@ -46,28 +49,51 @@ def language_model(path: Path | None = None) -> Path:
 
 
 class LanguageIdentifier:
-    """A loaded model. The fastText module it needs is imported when one is made."""
+    """A loaded model. The quantised kind, which lid.176.ftz is, runs in a kernel, any other in the library."""
 
     def __init__(self, path: Path, prefix: int):
-        import fasttext
+        self._prefix, self._model = prefix, read_model(path)
+        if self._model is None:
+            import fasttext
 
-        self._model, self._prefix = fasttext.load_model(str(path)), prefix
+            self._library = fasttext.load_model(str(path))
 
     def identify(self, texts: pa.LargeStringArray) -> tuple[pa.StringArray, np.ndarray]:
         """The most likely language of each text and its score: (strings, float64[n] in 0..1).
 
-        Languages are ISO 639 codes as lid.176 has them ("en", "zh", "ceb"). Newlines count as spaces. A text
-        whose beginning is only whitespace has no language: null, and NaN for the score.
+        Languages are the model's labels, for lid.176 ISO 639 codes ("en", "zh", "ceb"). Newlines count as
+        spaces. A text whose beginning is only whitespace has no language: null, and NaN for the score.
         """
-        starts = pc.utf8_slice_codeunits(texts, 0, self._prefix)
-        starts = pc.replace_substring(starts, "\n", " ").to_pylist()
-        rows = [row for row, start in enumerate(starts) if start and not start.isspace()]
-        names: list[str | None] = [None] * len(starts)
-        scores = np.full(len(starts), np.nan)
-        for first in range(0, len(rows), BATCH):
-            batch = rows[first : first + BATCH]
-            labels, values = self._model.predict([starts[row] for row in batch])
-            for row, label, value in zip(batch, labels, values, strict=True):
-                names[row] = label[0].removeprefix(LABEL)
-                scores[row] = min(float(value[0]), 1.0)  # fastText's softmax can exceed 1 by a rounding error
+        data, offsets = text_buffers(texts)
+        ends, filled = np.empty(len(texts), np.int64), np.zeros(len(texts), np.bool_)
+        _prefixes(data, offsets, self._prefix, FLAGS, ends, filled)
+        starts, ends = offsets[:-1][filled], ends[filled]
+        names = np.full(len(texts), None, object)
+        scores = np.full(len(texts), np.nan)
+        names[filled], scores[filled] = self._predict(data, starts, ends)
         return pa.array(names, pa.string()), scores
+
+    def _predict(
+        self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    ) -> tuple[list[str | None], np.ndarray]:
+        if self._model is not None:
+            places, scores = predict(self._model, data, starts, ends)
+            return [self._model.labels[place] if place >= 0 else None for place in places], np.minimum(scores, 1)
+        view = memoryview(data)
+        texts = [str(view[a:b], "utf-8", "replace").replace("\n", " ") for a, b in zip(starts, ends, strict=True)]
+        labels, scores = self._library.predict(texts)
+        firsts = [label[0].removeprefix(LABEL) if label else None for label in labels]
+        # The library's softmax can exceed 1 by a rounding error.
+        return firsts, np.array([min(float(score[0]), 1.0) if len(score) else math.nan for score in scores])
+
+
+@njit(nogil=True, cache=True)
+def _prefixes(data, offsets, prefix, flags, ends, filled):
+    """Where the first `prefix` characters of each text end, and whether one of them is not whitespace."""
+    for text in range(len(offsets) - 1):
+        at, end, chars = offsets[text], offsets[text + 1], 0
+        while at < end and chars < prefix:
+            code, at = decode(data, at, end)
+            filled[text] |= flags[code] & SPACE == 0
+            chars += 1
+        ends[text] = at

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
 import shutil
 from pathlib import Path
 
+import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from curation.config import ConfigError
 from curation.files import file_hash
 from curation.measure import Measure, measure
+from curation.measure.fasttext_model import predict, read_model
 from curation.measure.language import Language, LanguageIdentifier, language_model
+from curation.measure.utf8 import text_buffers
 
 SENTENCES = {
     "en": "All human beings are born free and equal in dignity and rights.",
@@ -86,6 +92,65 @@ def test_the_model_s_bytes_and_not_its_path_name_the_step(context, make_pool, tm
     table = pq.read_table(output.shards()[0])
     assert table["language"].to_pylist() == list(SENTENCES)
     assert table["language_score"].null_count == 0
+
+
+MIXED = [
+    *SENTENCES.values(),
+    "",
+    "</s>",
+    "hello </s> bonjour le monde",
+    "__label__en mot",
+    "\x00a\x00b",
+    "a",
+    "< >",
+]
+
+
+def assert_like_the_library(texts: list[str]) -> None:
+    library = fasttext.load_model(str(language_model()))
+    model = read_model(language_model())
+    data, offsets = text_buffers(pa.array(texts, pa.large_string()))
+    places, scores = predict(model, data, offsets[:-1].copy(), offsets[1:].copy())
+    for text, place, score in zip(texts, places, scores, strict=True):
+        labels, values = library.predict(text.replace("\n", " "), k=2)
+        assert score == pytest.approx(values[0], abs=2e-6), text
+        if values[0] - values[1] > 1e-5:
+            assert f"__label__{model.labels[place]}" == labels[0], text
+
+
+@needs_model
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.text(), st.lists(st.sampled_from(MIXED), max_size=5).map(" ".join)), max_size=10))
+@example(MIXED)
+def test_the_kernel_predicts_what_the_library_does(texts):
+    assert_like_the_library(texts)
+
+
+@needs_model
+def test_the_comparison_with_the_library_can_fail(monkeypatch):
+    """The planted twin: subwords of up to three characters instead of four."""
+    model = read_model(language_model())
+    monkeypatch.setitem(globals(), "read_model", lambda path: dataclasses.replace(model, lengths=(2, 3)))
+    with pytest.raises(AssertionError):
+        assert_like_the_library(MIXED)
+
+
+def test_another_kind_of_model_goes_through_the_library(tmp_path):
+    examples = tmp_path / "train.txt"
+    examples.write_text("__label__en the house and the garden\n__label__de das haus und der garten\n" * 50)
+    model = fasttext.train_supervised(str(examples), dim=8, epoch=50, lr=1.0, thread=1, verbose=0)
+    model.save_model(str(tmp_path / "own.bin"))
+    identifier = LanguageIdentifier(tmp_path / "own.bin", 2000)
+    names, scores = identifier.identify(pa.array(["das\nhaus", "", "the garden"], pa.large_string()))
+    assert names.to_pylist() == ["de", None, "en"]
+    assert np.isnan(scores[1])
+    assert 0.5 < scores[0] <= 1
+
+
+def test_a_file_that_is_no_model_is_an_error(tmp_path):
+    (tmp_path / "model.ftz").write_bytes(b"not a model" * 10)
+    with pytest.raises(ConfigError, match=r"model.ftz: not a fastText model"):
+        LanguageIdentifier(tmp_path / "model.ftz", 2000)
 
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
