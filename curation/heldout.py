@@ -7,6 +7,7 @@ pairs with prompt and both responses.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -33,9 +34,9 @@ DROPPED = pa.schema(
         ("source", pa.string()),
         ("share", pa.float64()),  # of its n-grams that the mixes hold
         ("ngrams", pa.uint32()),  # distinct n-grams compared
-        ("example", pa.string()),  # its first n-gram that the mixes hold
-        ("twin", pa.string()),  # id of a training document that holds the example
+        ("twin", pa.string()),  # id of the training document that, as far as recorded, holds most of them
         ("twin_source", pa.string()),
+        ("example", pa.string()),  # its first n-gram that the twin holds
     ]
 )
 
@@ -221,8 +222,10 @@ def _dropped(
         hashes = ngrams_of([text], ngram)[0]
         at = np.minimum(np.searchsorted(found["hashes"], hashes), len(found["hashes"]) - 1)
         hit = (found["hashes"][at] == hashes) & (found["first"][at] != FREE)
-        example = int(np.flatnonzero(hit)[0])
-        holder = found["holders"].slice(int(found["first"][at[example]]), 1).to_pylist()[0]
+        holders = found["holders"].take(pa.array(found["first"][at[hit]])).to_pylist()
+        counts = Counter(holder["id"] for holder in holders)
+        best = max(range(len(holders)), key=lambda n: (counts[holders[n]["id"]], -n))
+        holder, example = holders[best], int(np.flatnonzero(hit)[best])
         lines.append(
             {
                 "id": rows["id"][place].as_py(),

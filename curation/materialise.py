@@ -98,6 +98,7 @@ def materialise(
             },
         )
         build.counts = {"documents_in": len(rows), "documents_out": len(rows), **totals}
+        build.counts["tokens_with_copies"] = int(lengths @ rows["copies"].to_numpy().astype(np.int64))
 
     return step(ctx, f"data/{name}", 1, {}, inputs, work)
 
