@@ -13,7 +13,7 @@ import pytest
 import xxhash
 from pydantic import ValidationError
 
-from curation.dedup import candidates, fuzzy, verify
+from curation.dedup import candidates, documents, fuzzy, verify
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.minhash import Scheme, signatures
@@ -354,36 +354,88 @@ def test_a_policy_by_position_would_be_noticed(tmp_path, monkeypatch):
     assert outcome(Context(tmp_path / "a"), texts)[0] != outcome(Context(tmp_path / "b"), shuffled)[0]
 
 
-@pytest.mark.parametrize("station", [candidates, verify, fuzzy])
-def test_a_run_that_is_cut_off_resumes_with_the_same_result(tmp_path, monkeypatch, station):
-    """Stop in the middle of each phase, rerun: the same bytes. Also while partial results are being removed."""
+@pytest.fixture
+def small_units(monkeypatch):
+    """Many partitions and ranges, so that there is a middle to stop in."""
+    monkeypatch.setattr(candidates, "PARTITION", 50)
+    monkeypatch.setattr(verify, "RANGE", 5)
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """The texts of the tests that cut a run off, and what fuzzy deduplication gives if nobody does."""
     texts = families(seed=4, count=6)
-    _, _, whole = outcome(Context(tmp_path / "whole"), texts, config=CONFIG)
-    target = {candidates: "_write_pairs", verify: "_verify_range", fuzzy: "discard"}[station]
-    honest, calls = getattr(station, target), itertools.count()
+    return texts, outcome(Context(tmp_path_factory.mktemp("uncut")), texts)[2]
+
+
+@pytest.mark.parametrize(
+    ("module", "unit"),
+    [
+        (documents, "_gather"),
+        (candidates, "_write_bands"),
+        (candidates, "_write_pairs"),
+        (verify, "_write_sets"),
+        (verify, "_verify_range"),
+        (documents, "_write_ledger"),
+    ],
+)
+def test_a_run_that_is_cut_off_resumes_with_the_same_result(
+    context, monkeypatch, small_units, uncut, module, unit
+):
+    """Stop in the middle of each phase and run again: the same bytes and counts."""
+    texts, whole = uncut
+    honest, calls = getattr(module, unit), itertools.count()
 
     def cut(*arguments):
-        if station is fuzzy:
-            (arguments[0].folder / "scratch" / "bands").rename(tmp_path / "gone")
-            remove(arguments[0].folder / ".units")
-            raise KeyboardInterrupt
         if next(calls) == 1:
             raise KeyboardInterrupt
         return honest(*arguments)
 
-    context = Context(tmp_path / "cut")
-    with monkeypatch.context() as patch:
-        patch.setattr(candidates, "PARTITION", 50)
-        patch.setattr(verify, "RANGE", 5)
-        patch.setattr(station, target, cut)
-        with pytest.raises(KeyboardInterrupt):
-            outcome(context, texts)
-    with monkeypatch.context() as patch:
-        patch.setattr(candidates, "PARTITION", 50)
-        patch.setattr(verify, "RANGE", 5)
-        _, _, resumed = outcome(context, texts)
-    assert resumed.content == whole.content
-    assert resumed.counts == whole.counts
+    monkeypatch.setattr(module, unit, cut)
+    with pytest.raises(KeyboardInterrupt):
+        outcome(context, texts)
+    resumed = outcome(context, texts)[2]
+    assert (resumed.content, resumed.counts) == (whole.content, whole.counts)
+
+
+def half_removed(moment):
+    """Removes like `remove`, but is stopped half-way through the `moment`-th removal."""
+    calls = itertools.count()
+
+    def removal(path):
+        if next(calls) == moment:
+            for child in sorted(path.iterdir())[::2]:
+                remove(child)
+            raise KeyboardInterrupt
+        remove(path)
+
+    return removal
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2, 3])
+def test_a_run_that_is_cut_off_while_it_tidies_up_resumes(context, monkeypatch, small_units, uncut, moment):
+    """Exact removes its journal and its scratch, then fuzzy does: four moments."""
+    texts, whole = uncut
+    monkeypatch.setattr(documents, "remove", half_removed(moment))
+    with pytest.raises(KeyboardInterrupt):
+        outcome(context, texts)
+    resumed = outcome(context, texts)[2]
+    assert (resumed.content, resumed.counts) == (whole.content, whole.counts)
+
+
+def test_tidying_up_in_the_wrong_order_would_be_noticed(context, monkeypatch, small_units, uncut):
+    """The planted twin: partial results removed before the journal that vouches for them."""
+
+    def discard(build):
+        documents.remove(build.folder / "scratch")
+        documents.remove(build.folder / ".units")
+
+    monkeypatch.setattr(fuzzy, "discard", discard)
+    monkeypatch.setattr(documents, "remove", half_removed(2))
+    with pytest.raises(KeyboardInterrupt):
+        outcome(context, uncut[0])
+    with pytest.raises(FileNotFoundError):
+        outcome(context, uncut[0])
 
 
 def test_documents_that_a_ledger_dropped_take_no_part(world):
