@@ -138,7 +138,7 @@ def predict(
     return labels, scores
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _fill_words(joined, ends, keys, slots):
     at = 0
     for word in range(len(ends)):

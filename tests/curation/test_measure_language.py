@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -106,9 +107,15 @@ MIXED = [
 ]
 
 
-def assert_like_the_library(texts: list[str]) -> None:
-    library = fasttext.load_model(str(language_model()))
-    model = read_model(language_model())
+@functools.cache
+def loaded():
+    """The model, read by us and by the library."""
+    return read_model(language_model()), fasttext.load_model(str(language_model()))
+
+
+def assert_like_the_library(texts: list[str], model=None) -> None:
+    own, library = loaded()
+    model = model or own
     data, offsets = text_buffers(pa.array(texts, pa.large_string()))
     places, scores = predict(model, data, offsets[:-1].copy(), offsets[1:].copy())
     for text, place, score in zip(texts, places, scores, strict=True):
@@ -127,12 +134,10 @@ def test_the_kernel_predicts_what_the_library_does(texts):
 
 
 @needs_model
-def test_the_comparison_with_the_library_can_fail(monkeypatch):
+def test_the_comparison_with_the_library_can_fail():
     """The planted twin: subwords of up to three characters instead of four."""
-    model = read_model(language_model())
-    monkeypatch.setitem(globals(), "read_model", lambda path: dataclasses.replace(model, lengths=(2, 3)))
     with pytest.raises(AssertionError):
-        assert_like_the_library(MIXED)
+        assert_like_the_library(MIXED, dataclasses.replace(loaded()[0], lengths=(2, 3)))
 
 
 def test_another_kind_of_model_goes_through_the_library(tmp_path):
