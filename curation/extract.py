@@ -7,6 +7,7 @@ anew; such a page goes to the quarantine and costs nothing else. The exchange is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -53,16 +54,18 @@ class Page(NamedTuple):
 
 
 def decode(data: bytes, declared: str | None) -> str:
-    """A page's bytes as text: by the encoding that the HTTP header declares if they are valid in it, else by the
-    page's meta tag, else as uchardet guesses. Never fails: what is invalid in the end is replaced.
+    """A page's bytes as text: UTF-8 where they are valid UTF-8, whatever is declared (text in another encoding
+    hardly ever is); else by the encoding that the HTTP header declares, if they are valid in it; else by the
+    page's meta tag; else as uchardet guesses. Never fails: what is invalid in the end is replaced.
     """
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
+    if b"\x1b" not in data:  # ISO-2022 switches character sets by escapes and is valid UTF-8 all the same
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode("utf-8").removeprefix("\ufeff")
     if declared and (encoding := map_encoding_to_html5(declared, fallback_utf8=False)):
-        try:
+        with contextlib.suppress(UnicodeDecodeError, LookupError):  # a wrong header is common: look at the page
             return data.decode(encoding).removeprefix("\ufeff")
-        except (UnicodeDecodeError, LookupError):
-            pass  # the header is wrong, which is common: look at the page
     encoding = detect_encoding(data, html5_compatible=True, from_html_meta=True)
     return bytes_to_str(data, encoding, errors="replace")
 

@@ -151,19 +151,21 @@ def array_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
 
 
 def _elements(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
-    buffer, base, place, begin, depth, number = b"", 0, 0, 0, 0, 0
-    limit = limits.document_bytes
+    buffer, base, place, begin, depth, number = bytearray(), 0, 0, 0, 0, 0
+    open_string, limit = False, limits.document_bytes
     try:
         for chunk in chunks(file.path, limits):
-            buffer, base, place, begin = buffer[begin:] + chunk, base + begin, place - begin, 0
-            while match := _TOKEN.search(buffer, place):
-                token = match[0]
-                if token == b'"':  # open at the end of what is there
-                    break
-                place = match.end()
+            del buffer[:begin]
+            buffer += chunk
+            base, place, begin = base + begin, place - begin, 0
+            if open_string:
+                place, open_string = _string_end(buffer, place)
+            while not open_string and (match := _TOKEN.search(buffer, place)):
+                token, place = match[0], match.end()
+                open_string = token == b'"'  # it goes on in the next chunk
                 if depth == 1 and token in b",]":
-                    if buffer[begin : match.start()].strip():
-                        yield parse(number, base + begin, buffer[begin : match.start()].strip())
+                    if element := bytes(buffer[begin : match.start()]).strip():
+                        yield parse(number, base + begin, element)
                         number += 1
                     begin = place
                 if token in b"[{":
@@ -172,20 +174,34 @@ def _elements(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
                 elif token in b"]}":
                     depth -= 1
                     if depth == 0:
-                        rest = buffer[place:].strip()
+                        rest = bytes(buffer[place:]).strip()
                         if token == b"}" or rest:
                             error = "data after the end of the array (brackets that do not match?); it is lost"
-                            yield Problem(str(number), base + place, error, rest or buffer[begin:place])
+                            yield Problem(str(number), base + place, error, rest or bytes(buffer[begin:place]))
                         return
+            if open_string:
+                place = len(buffer)
             if len(buffer) - begin > limit:
                 error = f"an element of over {limit} bytes (max_document_bytes); the rest of the file is lost"
-                yield Problem(str(number), base + begin, error, buffer[begin : begin + 1000])
+                yield Problem(str(number), base + begin, error, bytes(buffer[begin : begin + 1000]))
                 return
     except BrokenFileError as error:
-        sample = buffer[begin : begin + 1000]
+        sample = bytes(buffer[begin : begin + 1000])
         yield Problem(str(number), base + begin, f"{error}; the rest of the file is lost", sample)
         return
-    yield Problem(str(number), base + begin, "the JSON array is not closed", buffer[begin : begin + 1000])
+    yield Problem(str(number), base + begin, "the JSON array is not closed", bytes(buffer[begin : begin + 1000]))
+
+
+def _string_end(buffer: bytearray, place: int) -> tuple[int, bool]:
+    """The place after the quote that closes a string, searched from `place` in it; whether it is still open."""
+    while (quote := buffer.find(b'"', place)) >= 0:
+        before = quote
+        while buffer[before - 1] == 0x5C:  # a backslash
+            before -= 1
+        if (quote - before) % 2 == 0:
+            return quote + 1, False
+        place = quote + 1
+    return len(buffer), True
 
 
 def tsv_rows(file: RawFile, limits: Limits, columns: tuple[str, ...] | None) -> Iterator[Row | Problem]:
