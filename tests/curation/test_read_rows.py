@@ -66,10 +66,7 @@ def test_lines_are_read_as_json_reads_them(elements, size):
 
 def test_a_line_over_the_limit_is_passed_over_without_being_held(monkeypatch):
     data = b'{"a":1}\n"' + b"x" * 5_000_000 + b'"\n{"a":2}'
-    held = []
-    file = in_pieces(monkeypatch, data, 1000)
-    for item in json_rows(file, Limits(document_bytes=10_000)):
-        held.append(item)
+    held = list(json_rows(in_pieces(monkeypatch, data, 1000), Limits(document_bytes=10_000)))
     assert [type(item) for item in held] == [Row, Problem, Row]
     assert "5000002 bytes" in held[1].error
     assert (held[1].place, held[1].offset, held[2].offset) == ("1", 8, 8 + 5_000_003)

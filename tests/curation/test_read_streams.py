@@ -32,7 +32,7 @@ def read(path, limits=Limits()):  # noqa: B008 (immutable)
         for chunk in chunks(path, limits):
             parts.append(chunk)  # noqa: PERF402 (what came before an error counts)
     except BrokenFileError as error:
-        assert error.offset == sum(map(len, parts))
+        assert error.offset == sum(map(len, parts))  # noqa: PT017
         return b"".join(parts), error
     return b"".join(parts), None
 
