@@ -146,16 +146,6 @@ def plain_texts(table: pa.Table | pa.RecordBatch) -> list[str]:
     ]
 
 
-def all_texts(table: pa.Table | pa.RecordBatch) -> list[str]:
-    """Like `plain_texts`, with the rejected messages of pairs at the end: every word that a document holds."""
-    if len(table) == 0 or kind_of(table) != "pairs":
-        return plain_texts(table)
-    return [
-        "\n\n".join([plain, *_contents(document, rejected)])
-        for plain, (document, _, _, rejected) in zip(plain_texts(table), _conversations(table), strict=True)
-    ]
-
-
 def _conversations(table: pa.Table | pa.RecordBatch) -> Iterable[tuple]:
     return zip(*(table[name].to_pylist() for name in ("id", "messages", "chosen", "rejected")), strict=True)
 

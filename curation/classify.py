@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
-from curation.chat import DOCUMENT_COLUMNS, all_texts
+from curation.chat import DOCUMENT_COLUMNS
 from curation.config import Count, Share, Strict
 from curation.files import TEMPORARY, atomic, file_hash, write_parquet
 from curation.keys import key_of, keyed_hash
 from curation.ledger import alive
+from curation.measure.render import rendered_text
 from curation.schema import document_id, shard_rows
 from curation.shards import batches, pick
 from curation.steps import Build, Context, StepOutput, step
@@ -124,7 +125,7 @@ def score_shard(folder: Path, key: str, shard: str, model: str, rows: np.ndarray
     quality, scored = np.zeros(total, np.float32), np.zeros(total, bool)
     ids = [table["id"] for _, table in batches(Path(shard), ["id"])]
     for numbers, table in batches(Path(shard), DOCUMENT_COLUMNS, rows):
-        quality[numbers] = score(Path(model), all_texts(table))
+        quality[numbers] = score(Path(model), rendered_text(table).to_pylist())
         scored[numbers] = True
     table = pa.table(
         {
@@ -216,7 +217,7 @@ def _examples(
             sources, pools, measured, ledgers, key_of(config.seed, "quality"), documents=config.sample
         ):
             for _, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
-                for document, text in zip(table["id"].to_pylist(), all_texts(table), strict=True):
+                for document, text in zip(table["id"].to_pylist(), rendered_text(table).to_pylist(), strict=True):
                     found[document] = (document, one.source, label, text[:PREFIX])
         for entry in entries:
             if isinstance(entry, QualityFile):

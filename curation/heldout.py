@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM, all_texts
+from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM
 from curation.config import Count, Share, Strict
 from curation.files import atomic, remove, write_parquet
 from curation.keys import key_of, keyed_hash
+from curation.measure.render import rendered_text
 from curation.mix.manifest import MANIFEST, Manifest, load_manifest, write_manifest
 from curation.overlap import FREE, Grams, compared, ngram_text, ngrams_of
 from curation.shards import batches
@@ -111,7 +112,7 @@ def scan_shard(
     grams = Grams(np.load(wanted, allow_pickle=False), ngram)
     first = grams.nothing_found()
     for numbers, table in batches(Path(shard), DOCUMENT_COLUMNS, rows):
-        grams.find(all_texts(table), numbers, first)
+        grams.find(rendered_text(table), numbers, first)
     at = np.flatnonzero(first != FREE)
     holders = np.unique(first[at])
     ids = [table["id"] for _, table in batches(Path(shard), ["id"], holders)] if len(holders) else []
@@ -156,7 +157,7 @@ def _candidates(catalogs: dict[str, StepOutput], sources: list[str], config: Hel
 
 
 def _texts(rows: pa.Table, pools: dict[str, StepOutput], places: np.ndarray):
-    """(place, text) of the rows of a candidate table at `places`, in shard order."""
+    """(place, text as an array of one) of the rows of a candidate table at `places`, in shard order."""
     chosen = rows.take(pa.array(places)).select(["source", "shard", "row"]).to_pylist()
     by_shard: dict[tuple[str, str], dict[int, int]] = {}
     for place, row in zip(places.tolist(), chosen, strict=True):
@@ -164,14 +165,16 @@ def _texts(rows: pa.Table, pools: dict[str, StepOutput], places: np.ndarray):
     for (source, shard), wanted in sorted(by_shard.items()):
         path = pools[source].folder / "shards" / f"{shard}.parquet"
         for numbers, table in batches(path, DOCUMENT_COLUMNS, np.array(sorted(wanted))):
-            yield from zip([wanted[number] for number in numbers.tolist()], all_texts(table), strict=True)
+            texts = rendered_text(table)
+            for at, number in enumerate(numbers.tolist()):
+                yield wanted[number], texts.slice(at, 1)
 
 
 def _wanted(rows: pa.Table, pools: dict[str, StepOutput], ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """The compared n-gram hashes of all candidates, one after the other, and where each begins (one more)."""
     grams: list[np.ndarray] = [np.empty(0, np.uint64)] * len(rows)
     for place, text in _texts(rows, pools, np.arange(len(rows))):
-        grams[place] = compared(ngrams_of([text], ngram)[0])
+        grams[place] = compared(ngrams_of(text, ngram)[0])
     bounds = np.cumsum([0, *(len(one) for one in grams)], dtype=np.int64)
     return np.concatenate([np.empty(0, np.uint64), *grams]), bounds
 
@@ -219,7 +222,7 @@ def _dropped(
 ) -> pa.Table:
     lines = []
     for place, text in _texts(rows, pools, np.flatnonzero(drop)):
-        hashes = ngrams_of([text], ngram)[0]
+        hashes = ngrams_of(text, ngram)[0]
         at = np.minimum(np.searchsorted(found["hashes"], hashes), len(found["hashes"]) - 1)
         hit = (found["hashes"][at] == hashes) & (found["first"][at] != FREE)
         holders = found["holders"].take(pa.array(found["first"][at[hit]])).to_pylist()
@@ -232,7 +235,7 @@ def _dropped(
                 "source": rows["source"][place].as_py(),
                 "share": float(share[place]),
                 "ngrams": int(compared_ngrams[place]),
-                "example": ngram_text(text, example, ngram),
+                "example": ngram_text(text[0].as_py(), example, ngram),
                 "twin": holder["id"],
                 "twin_source": holder["source"],
             }

@@ -18,9 +18,9 @@ MOST = 1 << 14
 FREE = -1  # in `first`: no document has this n-gram so far
 
 
-def ngrams_of(texts: list[str], ngram: int) -> list[np.ndarray]:
-    """The n-gram hashes of each text in their order, repeats included. uint64 each; empty without a word."""
-    data, offsets = string_buffers(pa.array(texts, pa.large_string()))
+def ngrams_of(texts: pa.Array, ngram: int) -> list[np.ndarray]:
+    """The n-gram hashes of each large string in their order, repeats included: uint64, none without a word."""
+    data, offsets = string_buffers(texts)
     bounds = offsets.tolist()
     return [_hashes(data, *bounds[at : at + 2], TABLES, ngram) for at in range(len(texts))]
 
@@ -52,9 +52,9 @@ class Grams:
     def nothing_found(self) -> np.ndarray:
         return np.full(len(self.hashes), FREE, np.int64)
 
-    def find(self, texts: list[str], numbers: np.ndarray, first: np.ndarray) -> None:
-        """For each hash that a text has and that is FREE in `first`, set that to the text's number."""
-        data, offsets = string_buffers(pa.array(texts, pa.large_string()))
+    def find(self, texts: pa.Array, numbers: np.ndarray, first: np.ndarray) -> None:
+        """For each hash that a large string has and that is FREE in `first`, set that to the text's number."""
+        data, offsets = string_buffers(texts)
         _find(data, offsets, TABLES, self.ngram, self.hashes, self._buckets, self._shift, numbers, first)
 
 

@@ -16,12 +16,13 @@ from curation.schema import require_same_ids
 from curation.steps import StepOutput
 
 BATCH_ROWS = 1024
+BATCH_BYTES = 16 << 20  # about; a longer document is a batch of its own
 
 
 def batches(
     path: Path, columns: list[str], rows: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Read a shard a thousand rows at a time: (row numbers, table of `columns`), the rows rising.
+    """Read a shard about 16 MiB at a time: (row numbers, table of `columns`), the rows rising.
 
     `rows`: only these (rising, without repeats); batches that hold none of them are skipped.
     """
@@ -29,7 +30,9 @@ def batches(
     with pq.ParquetFile(path) as file:
         if rows is not None and len(rows) and rows[-1] >= file.metadata.num_rows:
             raise ValueError(f"{path}: asked for row {rows[-1]}, but it has {file.metadata.num_rows} rows")
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+        at_once = min(BATCH_ROWS, max(1, BATCH_BYTES * file.metadata.num_rows // max(1, size)))
+        for batch in file.iter_batches(at_once, columns=columns):
             table = pa.Table.from_batches([batch])
             numbers = np.arange(first, first + len(table))
             first += len(table)

@@ -12,10 +12,11 @@ import pytest
 import xxhash
 
 from curation.catalog import catalog
-from curation.chat import KIND_TRANSFORM, all_texts
+from curation.chat import KIND_TRANSFORM
 from curation.executor import LocalExecutor
 from curation.ingest import Source
 from curation.ledger import write_ledger
+from curation.measure.render import rendered_text
 from curation.mix.manifest import MANIFEST, write_manifest
 from curation.schema import DOCUMENT, document_id
 from curation.steps import Context, StepOutput, step
@@ -61,7 +62,7 @@ class Stations:
         def work(build):
             for path in self.pools[source].shards():
                 table = pq.read_table(path)
-                keep = np.array([not wanted(text) for text in all_texts(table)], bool)
+                keep = np.array([not wanted(text) for text in rendered_text(table).to_pylist()], bool)
                 rows, ids = np.arange(len(table)), table["id"].combine_chunks()
                 write_ledger(build.folder, source, path.stem, stage="rules", ids=ids, rows=rows, keep=keep)
 
@@ -123,7 +124,7 @@ def _documents(source: str, documents: list) -> pa.Table:
 
 
 def _measurements(table: pa.Table) -> pa.Table:
-    texts = [text.encode() for text in all_texts(table)]
+    texts = [text.encode() for text in rendered_text(table).to_pylist()]
     prompts = [
         document["messages"][0]["content"].encode() if document["messages"] else text
         for document, text in zip(table.to_pylist(), texts, strict=True)

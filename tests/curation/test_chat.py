@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from curation.chat import ROLES, SPECIAL_TOKENS, Segments, all_texts, chat_template, kind_of, plain_texts, segments
+from curation.chat import ROLES, SPECIAL_TOKENS, Segments, chat_template, kind_of, plain_texts, segments
 from curation.encoder import FOLDER, Encoder, load_encoder
+from curation.measure.render import rendered_text
 from curation.schema import DOCUMENT
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(
@@ -126,9 +127,9 @@ def test_a_pair_is_prompt_and_chosen_then_prompt_and_rejected_with_loss_on_the_r
 def test_plain_renderings(encoder, peer):
     chat = {"messages": [("user", "2 + 2?"), ("assistant", "4")]}
     pair = chat | {"chosen": [("assistant", "yes")], "rejected": [("assistant", "no")]}
-    assert plain_texts(table(chat)) == all_texts(table(chat)) == ["2 + 2?\n\n4"]
+    assert plain_texts(table(chat)) == rendered_text(table(chat)).to_pylist() == ["2 + 2?\n\n4"]
     assert plain_texts(table(pair)) == ["2 + 2?\n\n4\n\nyes"]
-    assert all_texts(table(pair)) == ["2 + 2?\n\n4\n\nyes\n\nno"]
+    assert rendered_text(table(pair)).to_pylist() == ["2 + 2?\n\n4\n\nyes\n\nno"]
     encoded = encode(encoder, "chat_plain", chat)
     assert peer.decode(encoded.ids) == "2 + 2?\n\n4<|endoftext|>"
     assert encoded.mask.all()

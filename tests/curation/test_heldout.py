@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -33,6 +34,7 @@ def shares(held: list[str], training: list[str], ngram: int) -> list[float]:
 
 
 def shares_by_kernel(held: list[str], training: list[str], ngram: int) -> list[float]:
+    held, training = pa.array(held, pa.large_string()), pa.array(training, pa.large_string())
     hashes = [compared(one) for one in ngrams_of(held, ngram)]
     index = Grams(np.unique(np.concatenate([np.empty(0, np.uint64), *hashes])), ngram)
     first = index.nothing_found()
@@ -61,7 +63,7 @@ def test_shares_of_long_texts_and_that_the_check_can_fail():
 
 def test_a_long_document_is_judged_by_a_fair_sample_of_its_ngrams():
     half = prose(20_000, 1)
-    assert len(compared(ngrams_of([half + prose(20_000, 2)], 8)[0])) == 1 << 14
+    assert len(compared(ngrams_of(pa.array([half + prose(20_000, 2)], pa.large_string()), 8)[0])) == 1 << 14
     assert shares_by_kernel([half + " " + prose(20_000, 2)], [half], 8)[0] == pytest.approx(0.5, abs=0.02)
 
 

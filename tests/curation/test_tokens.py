@@ -232,5 +232,7 @@ def test_batches_give_the_rows_asked_for(stations):
     found = [(numbers.tolist(), table["text"].to_pylist()) for numbers, table in batches(path, ["text"], rows)]
     assert found == [([0, 5, 1023], ["0", "5", "1023"]), ([1024], ["1024"]), ([size - 1], [str(size - 1)])]
     assert sum(len(table) for _, table in batches(path, ["id"])) == size
+    long = stations.pool("long", [str(n) * (1 << 20) for n in range(10, 40)]).shards()[0]
+    assert [len(table) for _, table in batches(long, ["text"])] == [7, 7, 7, 7, 2]
     with pytest.raises(ValueError, match=f"asked for row {size}, but it has {size} rows"):
         list(batches(path, ["id"], np.array([size])))
