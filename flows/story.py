@@ -40,7 +40,6 @@ class DocumentIdError(Exception):
     """The id or its prefix does not name one document."""
 
 
-
 class UnknownDocumentError(DocumentIdError):
     """No document of the run's pools has this id."""
 

@@ -1,4 +1,7 @@
-"""Where two texts differ, word by word, as short marked pieces."""
+"""Where two texts differ, word by word, as short marked pieces.
+
+White space is no difference: a licence wrapped at another width is the same licence, as it is to MinHash.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,11 @@ class Piece(NamedTuple):
 def differences(first: str, second: str) -> list[Piece]:
     """The pieces that lead from `first` to `second`, long equal runs folded, bounded in time and size."""
     a, b = _words(clean(first)), _words(clean(second))
-    common = 0
-    while common < min(len(a), len(b)) and a[common] == b[common]:
-        common += 1
-    start = max(common - CONTEXT, 0)
+    start = max(_common_beginning(a, b) - CONTEXT, 0)
     left, right = a[start : start + WORDS_COMPARED], b[start : start + WORDS_COMPARED]
     pieces = [Piece("gap", "")] if start else []
-    for tag, i, j, k, m in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+    matcher = SequenceMatcher(None, [word.strip() for word in left], [word.strip() for word in right], autojunk=False)
+    for tag, i, j, k, m in matcher.get_opcodes():
         if tag == "equal":
             pieces += _folded(left[i:j], first=i == 0 and not start, last=j == len(left))
         else:
@@ -43,8 +44,14 @@ def differences(first: str, second: str) -> list[Piece]:
 
 
 def _words(text: str) -> list[str]:
-    """Words with the white space after them, so that joining gives the text back."""
-    return re.findall(r"\s*\S+\s?|\s+", text)
+    """Words with the white space after them."""
+    return re.findall(r"\S+\s*", text)
+
+
+def _common_beginning(a: list[str], b: list[str]) -> int:
+    """How many words both begin with."""
+    pairs = zip(a, b, strict=False)
+    return next((n for n, (x, y) in enumerate(pairs) if x.strip() != y.strip()), min(len(a), len(b)))
 
 
 def _folded(words: list[str], *, first: bool, last: bool) -> list[Piece]:

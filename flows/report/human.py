@@ -43,7 +43,9 @@ def percent(value: float | None) -> str:
     """0.0312 -> "3.12%"."""
     if value is None or value != value:
         return NOTHING
-    if value and abs(value) < 0.0001:
+    if value == 0:
+        return "0%"
+    if abs(value) < 0.0001:
         return "<0.01%"
     return f"{_three(value * 100)}%"
 

@@ -30,7 +30,11 @@ def _mix(name: str, head: dict[str, Any]) -> dict[str, Any]:
         "sum": joined(lines),
         "lines": lines if len(lines) > len(by_source) else [],
         "targets": any(line["target_tokens"] is not None for line in lines),
-        "notes": [(line["source"], line["bucket"], line["note"]) for line in lines if line["note"]],
+        "notes": [
+            (members[0]["source"], members[0]["note"])
+            for members in by_source.values()
+            if len(members) == 1 and members[0]["note"]
+        ],
         "largest": max((line["share"] for members in types.values() for line in members), default=0) or 1,
     }
 

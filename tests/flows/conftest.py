@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from curation.files import read_json, write_bytes
 from curation.keys import key_of, keyed_hash
 from curation.ledger import write_ledger
 from curation.mix.manifest import MANIFEST, write_manifest
 from curation.schema import CATALOG, DOCUMENT, QUARANTINE, document_id
-from curation.steps import Context, StepOutput, step
+from curation.steps import Context, StepOutput, load, step
 from flows.run import Recorder, Run
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&amp;\u202e\x00\x1b[31m'
@@ -44,7 +50,9 @@ PROFILE = {
 
 
 class Fabricator:
-    """Makes the steps of a run in a workspace. `stop` is the job after which the run ends."""
+    """Makes the steps of a run in a workspace, one station a method."""
+
+    hostile, hostile_source = HOSTILE, HOSTILE_SOURCE
 
     def __init__(self, context: Context, sources: dict[str, list[str]]):
         self.context, self.sources = context, sources
@@ -303,11 +311,131 @@ class Fabricator:
         table = pa.Table.from_pylist(rows, schema=MANIFEST)
         return self.step(f"mix/{name}", lambda build: write_manifest(build.folder, table, head) and None)
 
-    def catalog(self, source: str) -> pa.Table:
-        import pyarrow.parquet as pq
+    def tokenizer(self) -> None:
+        """A word a token, so that the counts above hold."""
+        words = sorted({word for texts in self.sources.values() for text in texts for word in text.split()})
+        made = Tokenizer(WordLevel({word: n for n, word in enumerate(["<|endoftext|>", *words])}))
+        made.pre_tokenizer = WhitespaceSplit()
+        self.words = made
+        self.step(
+            "tokenizer",
+            lambda build: write_bytes(build.folder / "tokenizer/tokenizer.json", made.to_str().encode()),
+        )
 
-        entry = next(e for e in self.recorder.data["steps"] if e["name"] == f"catalog/{source}")
-        return pq.read_table(self.context.workspace / entry["folder"] / "catalog.parquet")
+    def materialise(self, name: str) -> None:
+        """The mix as tokens; the loss leaves out the first word of each document."""
+        head = read_json(self.folder(f"mix/{name}") / "mix.json")
+        rows = pq.read_table(self.folder(f"mix/{name}") / "part-00000.parquet").to_pylist()
+        tokens, mask, index = [], [], []
+        for row in rows:
+            text = self.tables[row["source"]]["text"][row["row"]].as_py()
+            ids = [*self.words.encode(text).ids, 0]
+            keys = ("id", "source", "bucket", "copies", "order")
+            index.append({**{key: row[key] for key in keys}, "start": len(tokens), "length": len(ids)})
+            tokens += ids
+            mask += [0] + [1] * (len(ids) - 1)
+
+        def work(build):
+            write_bytes(build.folder / "tokens.bin", np.array(tokens, "<u2").tobytes())
+            write_bytes(build.folder / "mask.bin", np.array(mask, np.uint8).tobytes())
+            schema = pa.schema(
+                [
+                    ("id", pa.string()),
+                    ("source", pa.string()),
+                    ("bucket", pa.string()),
+                    ("copies", pa.uint16()),
+                    ("order", pa.uint64()),
+                    ("start", pa.int64()),
+                    ("length", pa.uint32()),
+                ]
+            )
+            build.write_table("index.parquet", pa.Table.from_pylist(index, schema=schema))
+            build.write_json("data.json", {"manifest_hash": head["hash"], "dtype": "uint16"})
+
+        self.step(f"data/{name}", work, {"manifest": head["hash"]})
+
+    def train(self, stage: str, mix: str, parent: str | None, method: str = "causal") -> None:
+        """A stage that has trained for 40 steps, and its evaluation."""
+        inputs = {"data": self.output(f"data/{mix}").content}
+        inputs |= {"parent": self.output(f"train/{parent}").content} if parent else {}
+        head = {
+            "method": method,
+            "parameters": 1234567,
+            "totals": {"tokens": 4000, "in_loss": 3900, "masked": 100},
+            "manifest_hash": read_json(self.folder(f"mix/{mix}") / "mix.json")["hash"],
+        }
+        extra = {} if method == "causal" else {"accuracy": 0.75, "margin": 0.2}
+        steps = [
+            {"step": n + 1, "tokens": 100, "count": 90, "loss": 5.0 - n / 20, "learning_rate": 1e-3, **extra}
+            for n in range(40)
+        ]
+        by_source = [
+            {"step": n + 1, "source": source, "count": 45, "loss_sum": 45 * (5 - n / 20)}
+            for n in range(40)
+            for source in self.sources
+        ]
+
+        def work(build):
+            build.write_json("checkpoint.json", head)
+            build.write_table("losses.parquet", pa.Table.from_pylist(steps))
+            build.write_table("losses_by_source.parquet", pa.Table.from_pylist(by_source))
+
+        self.step(f"train/{stage}", work, inputs)
+        line = {"documents": 1, "bytes": 2000, "bits_per_byte": 2.345}
+        pairs = {
+            "pairs": 40,
+            "correct": 30,
+            "ties": 1,
+            "accuracy": 0.75,
+            "accuracy_low": 0.6,
+            "accuracy_high": 0.88,
+            "margin": 0.3,
+        }
+        found = {"method": method}
+        if method != "reward":
+            found["text"] = {"all": line, "by_source": dict.fromkeys(self.sources, line)}
+            found["samples"] = [
+                {
+                    "id": "ab" * 16,
+                    "source": "books",
+                    "prompt": HOSTILE,
+                    "greedy": HOSTILE,
+                    "sampled": HOSTILE,
+                    "temperature": 0.8,
+                }
+            ]
+        if method != "causal":
+            found["pairs"] = {"all": pairs, "by_source": dict.fromkeys(self.sources, pairs)}
+        self.step(f"evaluate/{stage}", lambda build: build.write_json("evaluation.json", found), {"of": stage})
+
+    def quality(self) -> None:
+        mistake = {"id": "cd" * 16, "source": HOSTILE_SOURCE, "label": "positive", "score": 0.1, "text": HOSTILE}
+        report = {
+            "train": 90,
+            "holdout": 10,
+            "precision": 0.8,
+            "recall": 0.9,
+            "f1": 0.85,
+            "auc": 0.95,
+            "true_positives": 4,
+            "false_positives": 1,
+            "false_negatives": 1,
+            "true_negatives": 4,
+            "by_source": {f"positive/{HOSTILE_SOURCE}": {"holdout": 5, "mean": 0.8}},
+            "worst_false_positives": [],
+            "worst_false_negatives": [mistake],
+        }
+        self.step("quality-model", lambda build: build.write_json("report.json", report))
+
+    def output(self, name: str) -> StepOutput:
+        return load(self.folder(name))
+
+    def folder(self, name: str):
+        entry = next(entry for entry in self.recorder.data["steps"] if entry["name"] == name)
+        return self.context.workspace / entry["folder"]
+
+    def catalog(self, source: str) -> pa.Table:
+        return pq.read_table(self.folder(f"catalog/{source}") / "catalog.parquet")
 
     def finish(self) -> Run:
         return self.recorder.finish("completed")
@@ -350,10 +478,38 @@ def curated_run(fabricator: Fabricator) -> Run:
 @pytest.fixture
 def mixed_run(fabricator: Fabricator) -> Run:
     """A run that stopped after its two mixes; the second takes from the first."""
-    from curation.files import read_json
-
     fabricator.ingest()
     fabricator.curate()
     first = fabricator.mix("pretrain", 1)
     fabricator.mix("midtrain", 3, {"pretrain": read_json(first.folder / "mix.json")["hash"]})
     return fabricator.finish()
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Fabricator:
+    """A run that went through every station, made once."""
+    made = Fabricator(Context(tmp_path_factory.mktemp("whole") / "workspace"), texts())
+    made.ingest()
+    made.curate()
+    made.quality()
+    made.tokenizer()
+    first = made.mix("pretrain", 1)
+    made.mix("midtrain", 3, {"pretrain": read_json(first.folder / "mix.json")["hash"]})
+    made.materialise("pretrain")
+    made.materialise("midtrain")
+    made.train("pretrain", "pretrain", None)
+    made.train("midtrain", "midtrain", "pretrain")
+    made.train("reward", "midtrain", "midtrain", "reward")
+    made.train("dpo", "midtrain", "midtrain", "dpo")
+    made.finish()
+    return made
+
+
+@pytest.fixture
+def whole_run(fabricator: Fabricator, whole: Fabricator) -> Run:
+    """The whole run in a workspace of the test's own, to change as it likes; `fabricator` knows its numbers."""
+    workspace = fabricator.context.workspace
+    shutil.rmtree(workspace)
+    shutil.copytree(whole.context.workspace, workspace)
+    fabricator.__dict__ |= {name: value for name, value in vars(whole).items() if name != "context"}
+    return Run(workspace / "runs" / whole.recorder.name, read_json(whole.recorder.folder / "run.json"))

@@ -1,0 +1,373 @@
+"""The report: numbers equal to a count by hand, nothing of the data alive in the page, sections that may lack."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.files import read_json, write_json
+from flows.report import human, svg, write_report
+from flows.report.census import take_census
+from flows.report.differences import differences
+from flows.report.page import environment, render, view
+from flows.run import Run
+
+SECTIONS = [
+    "waterfall",
+    "mixes",
+    "training",
+    "measurements",
+    "samples",
+    "duplicates",
+    "quality",
+    "heldout",
+    "lineage",
+    "stations",
+]
+ALLOWED_TAGS = set(
+    re.findall(
+        r"\w+",
+        """
+        html head meta title link style body nav div a main header p h1 h2 h3 span section b ul li i small table
+        thead tbody tfoot tr th td details summary figure figcaption svg rect line text polyline path circle
+        article pre code footer ins del
+        """,
+    )
+)
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with their attributes, the text."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.words = [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+def live_parts(page: Page) -> list[str]:
+    """Everything that could run, load or lead away."""
+    wrong = []
+    for tag, attributes in page.tags:
+        lowered = tag.lower()
+        if lowered not in ALLOWED_TAGS:
+            wrong.append(f"<{tag}>")
+        for name, value in attributes.items():
+            if name.startswith("on") or name in ("src", "srcset", "action", "formaction", "xlink:href", "data"):
+                wrong.append(f"{tag} {name}")
+            if name == "href" and not (value or "").startswith("#") and value != "data:,":
+                wrong.append(f"{tag} {name}={value}")
+            if name == "style" and not re.fullmatch(r"(--[aw]:-?[0-9.]+%;?)+", value or ""):
+                wrong.append(f"{tag} {name}={value}")
+    return wrong
+
+
+def test_nothing_of_the_data_is_alive_in_the_page(whole_run, fabricator):
+    page = Page(render(whole_run))
+    assert live_parts(page) == []
+    assert '<script>alert("x")</script>' in page.text  # shown, not run
+    assert fabricator.hostile_source in page.text
+    assert "\x1b" not in page.text
+    assert "\u202e" not in page.text
+
+
+def test_the_check_for_live_parts_can_fail(whole_run):
+    """Without escaping, the same page is full of them."""
+    unsafe = environment()
+    unsafe.autoescape = False
+    page = Page(unsafe.get_template("report.html").render(view(whole_run)))
+    assert "<script>" in live_parts(page)
+    assert "img onerror" in live_parts(page)
+
+
+def test_the_page_forbids_scripts_and_loading(whole_run):
+    page = Page(render(whole_run))
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert not re.search(r"url\(|@import", render(whole_run))
+
+
+def test_every_section_is_there_and_linked(whole_run):
+    page = Page(render(whole_run))
+    ids = [attributes["id"] for tag, attributes in page.tags if tag == "section" and "id" in attributes]
+    links = [attributes["href"][1:] for tag, attributes in page.tags if tag == "a"]
+    assert sorted(ids) == sorted(SECTIONS)
+    assert set(SECTIONS) <= set(links)
+
+
+def test_a_run_that_stopped_early_says_what_is_not_there(curated_run):
+    text = Page(render(curated_run)).text
+    assert "This run made no mix." in text
+    assert "This run trained no model." in text
+
+
+def test_a_whole_run_lacks_nothing(whole_run):
+    text = Page(render(whole_run)).text
+    assert "This run made no mix." not in text
+    assert "This run trained no model." not in text
+
+
+def test_a_run_without_any_step_has_a_report(context):
+    folder = context.workspace / "runs" / "empty"
+    data = {
+        "run": "empty",
+        "pipeline": "p",
+        "config": {},
+        "steps": [],
+        "status": "failed",
+        "error": "no <raw> file",
+        "started": "2024-01-01T00:00:00Z",
+        "finished": None,
+        "versions": {},
+    }
+    write_json(folder / "run.json", data)
+    path = write_report(Run(folder, data))
+    assert path == folder / "report.html"
+    text = Page(path.read_text()).text
+    assert "no <raw> file" in text
+    assert "No pool was ingested in this run." in text
+
+
+def test_the_census_equals_a_count_by_hand(curated_run, fabricator):
+    census = take_census(curated_run)
+    assert [stage.name for stage in census.stages] == ["rules", "exact", "fuzzy"]
+    for source in census.sources:
+        texts, alive = fabricator.sources[source.source], fabricator.alive[source.source]
+        left = [text for text, kept in zip(texts, alive, strict=True) if kept]
+        assert source.ingested.documents == len(texts)
+        assert source.ingested.tokens == sum(len(text.split()) + 1 for text in texts)
+        assert source.after[-1].documents == len(left)
+        assert source.after[-1].tokens == sum(len(text.split()) + 1 for text in left)
+        assert source.available.documents + source.held_out.documents == len(left)
+        dropped = sum(amount.documents for amount in source.dropped.values())
+        assert dropped + len(left) == len(texts)
+
+
+def test_counts_that_do_not_close_are_told(curated_run, fabricator):
+    assert "counts do not close" not in Page(render(curated_run)).text
+    path = next((fabricator.folder("rules/books") / "ledger/books").glob("*.parquet"))
+    table = pq.read_table(path)  # a rule that drops a document which the catalog lists
+    drop = pa.array([True, *[False] * (len(table) - 1)])
+    rules = pa.array(["symbols", *[None] * (len(table) - 1)], pa.string())
+    keep = pa.array([not one for one in drop.to_pylist()])
+    table = table.set_column(table.schema.get_field_index("keep"), "keep", keep)
+    table = table.set_column(table.schema.get_field_index("rule"), "rule", rules)
+    pq.write_table(table, path)
+    record = read_json(fabricator.folder("rules/books") / "step.json")
+    record["files"][path.relative_to(fabricator.folder("rules/books")).as_posix()]["bytes"] = path.stat().st_size
+    write_json(fabricator.folder("rules/books") / "step.json", record)
+    before = take_census(curated_run)
+    assert any(source.dropped.get(("rules", "symbols")) for source in before.sources if source.source == "books")
+    text = Page(render(curated_run)).text
+    assert ("counts do not close" in text) == (fabricator.alive["books"][0])
+
+
+def test_content_does_not_depend_on_where_or_in_which_order(whole_run, tmp_path):
+    """The same steps copied elsewhere, recorded in another order: every section but the head is the same."""
+    other = tmp_path / "elsewhere"
+    shutil.copytree(whole_run.workspace, other)
+    data = json.loads(json.dumps(whole_run.data))
+    per_source = [entry for entry in data["steps"] if entry["name"].startswith("ingest/")]
+    data["steps"] = [*reversed(per_source), *(entry for entry in data["steps"] if entry not in per_source)]
+    moved = Run(other / "runs" / whole_run.name, data)
+    assert render(moved) == render(whole_run)
+
+
+def test_a_changed_decision_changes_the_page(whole_run):
+    data = json.loads(json.dumps(whole_run.data))
+    data["steps"] = [entry for entry in data["steps"] if entry["name"] != "dedup-fuzzy"]
+    assert render(Run(whole_run.folder, data)) != render(whole_run)
+
+
+def test_missing_files_of_a_step_are_told(whole_run, fabricator):
+    (fabricator.folder("mix/midtrain") / "part-00000.parquet").unlink()
+    assert "its files are no longer in the workspace" in Page(render(whole_run)).text
+
+
+def test_lineage_names_disagreeing_hashes(whole_run, fabricator):
+    assert view(whole_run)["lineage"]["disagreements"] == []
+    folder = fabricator.folder("train/dpo")
+    head = read_json(folder / "checkpoint.json")
+    write_json(folder / "checkpoint.json", {**head, "manifest_hash": "0" * len(head["manifest_hash"])})
+    assert view(whole_run)["lineage"]["disagreements"] == [f"checkpoint dpo names another manifest: {'0' * 64}"]
+
+
+def test_lineage_finds_mix_and_parent_by_content(whole_run):
+    found = {
+        entry["stage"]: (entry["mix"], entry["parent"]) for entry in view(whole_run)["lineage"]["checkpoints"]
+    }
+    assert found == {
+        "pretrain": ("pretrain", None),
+        "midtrain": ("midtrain", "pretrain"),
+        "reward": ("midtrain", "midtrain"),
+        "dpo": ("midtrain", "midtrain"),
+    }
+
+
+def test_the_mix_table_adds_up(mixed_run):
+    for mix in view(mixed_run)["mixes"]:
+        totals = mix["head"]["totals"]
+        assert mix["sum"]["tokens"] == totals["tokens"]
+        assert mix["sum"]["occurrences"] == totals["occurrences"]
+        assert mix["sum"]["share"] == pytest.approx(1)
+        assert sum(sub["tokens"] for _, _, sub in mix["types"]) == totals["tokens"]
+
+
+def test_histograms_hold_every_document(curated_run, fabricator):
+    documents = sum(len(texts) for texts in fabricator.sources.values())
+    group = view(curated_run)["measurements"]["groups"][0]
+    for card in [*group["ruled"], *group["others"]]:
+        drawn = sum(int(n) for n in re.findall(r"<title>[^<]*: ([0-9]+)</title>", card["chart"]))
+        assert drawn + card["zeros"] + card["missing"] + card["above"] == card["total"] == documents
+
+
+words = st.lists(
+    st.text(st.characters(exclude_categories=["Cs", "Zs", "Zl", "Zp", "Cc"]), min_size=1, max_size=5), max_size=60
+)
+
+
+@given(words, words)
+@settings(max_examples=60, deadline=None)
+def test_differences_hold_all_words_unless_folded(first, second):
+    pieces = differences(" ".join(first), " ".join(second))
+    if all(piece.kind != "gap" for piece in pieces):
+        old = "".join(piece.text for piece in pieces if piece.kind in ("same", "del"))
+        new = "".join(piece.text for piece in pieces if piece.kind in ("same", "ins"))
+        cleaned = [human.clean(" ".join(side)).split() for side in (first, second)]
+        assert "".join(old.split()) == "".join(cleaned[0])
+        assert "".join(new.split()) == "".join(cleaned[1])
+
+
+def test_white_space_is_no_difference():
+    pieces = differences("one two\nthree", "one\ntwo three")
+    assert [piece.kind for piece in pieces] == ["same"]
+    assert {piece.kind for piece in differences("one two", "one three")} == {"same", "del", "ins"}
+
+
+def test_differences_are_bounded():
+    pieces = differences("a " * 50_000, "b " * 50_000)
+    assert sum(len(piece.text) for piece in pieces) < 4000
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, "0"), (9876, "9,876"), (15_200, "15.2K"), (1_520_000, "1.52M"), (999_999_999, "1.00B"), (None, "–")],
+)
+def test_counts_are_human(value, expected):
+    assert human.count(value) == expected
+
+
+def test_ticks_lie_within_the_axis():
+    for low, high in [(0, 1), (0.3, 0.31), (-5, 1e6), (7, 7)]:
+        ticks = svg.nice_ticks(low, high)
+        assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+        assert len(ticks) <= 9
+
+
+@pytest.mark.slow
+def test_in_a_real_browser(whole_run, tmp_path):
+    """Headless Chromium: no message on the console, no request, no sideways scrolling on a phone's width."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH; on Debian: apt-get install chromium")
+    websockets = pytest.importorskip("websockets.sync.client", reason="websockets drives the browser")
+    path = write_report(whole_run)
+    found = _browse(chromium, websockets, path, tmp_path / "profile")
+    assert found["messages"] == []
+    assert found["requests"] == [path.as_uri()]
+    assert found["wide"] <= 390
+    assert found["alive"] == 0
+
+    planted = path.with_name("planted.html")  # the same checks on a page that breaks every one of them
+    bad = "<script>1</script><img src='other.png'><div style='width:600px'>wide</div><a href='x'></a></body>"
+    planted.write_text(path.read_text().replace("</body>", bad))
+    found = _browse(chromium, websockets, planted, tmp_path / "profile")
+    assert found["messages"]
+    assert found["wide"] >= 600
+    assert found["alive"] == 2
+
+
+def _browse(chromium: str, websockets, path: Path, profile: Path) -> dict:
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--remote-debugging-port=0",
+    ]
+    with subprocess.Popen(
+        [chromium, *flags, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            return _look(websockets, _endpoint(process), path)
+        finally:
+            process.kill()
+
+
+def _endpoint(process: subprocess.Popen) -> str:
+    """The address of the first tab, from the port that the browser names on its standard error."""
+    for line in process.stderr:
+        if match := re.search(r"DevTools listening on ws://([^/]+)/", line):
+            with urllib.request.urlopen(f"http://{match[1]}/json/list") as answer:
+                tabs = json.load(answer)
+            return next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+    raise AssertionError("the browser ended before it was ready")
+
+
+def _look(websockets, address: str, path: Path) -> dict:
+    messages, requests, answers = [], [], {}
+    with websockets.connect(address, max_size=1 << 26, proxy=None) as socket:
+
+        def send(number: int, method: str, **parameters) -> None:
+            socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+
+        for number, domain in enumerate(["Page", "Network", "Log", "Runtime"]):
+            send(number, f"{domain}.enable")
+        send(10, "Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+        send(11, "Page.navigate", url=path.as_uri())
+        while len(answers) < 2:
+            event = json.loads(socket.recv(timeout=30))
+            method, parameters = event.get("method"), event.get("params", {})
+            if method == "Network.requestWillBeSent":
+                if not parameters["request"]["url"].startswith("data:"):
+                    requests.append(parameters["request"]["url"])
+            elif method in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+                messages.append(parameters)
+            elif method == "Page.loadEventFired":
+                send(
+                    20,
+                    "Runtime.evaluate",
+                    expression="document.querySelectorAll('details').forEach(d => d.open = true);"
+                    "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)",
+                )
+                send(21, "Runtime.evaluate", expression="document.scripts.length + document.images.length")
+            elif event.get("id") in (20, 21):
+                answers[event["id"]] = event["result"]["result"]["value"]
+    return {"messages": messages, "requests": requests, "wide": answers[20], "alive": answers[21]}
