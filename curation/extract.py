@@ -8,6 +8,7 @@ anew; such a page goes to the quarantine and costs nothing else. The exchange is
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import selectors
@@ -126,7 +127,7 @@ class Extractor:
         if self._child is None:
             paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "curation.extract"],
+                [sys.executable, "-m", "curation.extract", str(math.ceil(self.seconds) + 1)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
@@ -166,8 +167,11 @@ class Extractor:
         self.close()
 
 
-def serve() -> None:
-    """The helper process: pages in on standard input, JSON out on standard output, until the input ends."""
+def serve(seconds: int) -> None:
+    """The helper process: pages in on standard input, JSON out on standard output, until the input ends.
+
+    Should its parent be killed while a page hangs here, the alarm, which nothing handles, ends it too.
+    """
     import resource
 
     import resiliparse.extract.html2text  # noqa: F401 (loaded before the first page)
@@ -181,13 +185,15 @@ def serve() -> None:
     while header := source.read(_HEADER.size):
         label, size = _HEADER.unpack(header)
         charset, data = source.read(label).decode(), source.read(size)
+        signal.alarm(seconds)
         try:
             answer = orjson.dumps(extract_html(data, charset or None)._asdict())
         except Exception as error:
             answer = orjson.dumps({"error": f"{type(error).__name__}: {error}"})
+        signal.alarm(0)
         sink.write(_LENGTH.pack(len(answer)) + answer)
         sink.flush()
 
 
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]))

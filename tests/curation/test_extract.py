@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from curation.extract import ExtractionError, Extractor, decode, extract_html
 
+ROOT = Path(__file__).parents[2]
 ARTICLE = """<!doctype html><html><head><title> A  title </title>
 <meta property="article:published_time" content="2021-03-04T05:06:07Z"><meta name="date" content="1999-01-01">
 <script>var hidden = 1;</script></head><body>
@@ -93,3 +99,19 @@ def test_a_crash_of_the_parser_is_an_error_and_the_next_is_read():
 def test_a_page_nested_so_deep_that_parsing_it_takes_minutes():
     with Extractor(0.5) as own, pytest.raises(ExtractionError, match="page_seconds"):
         own.extract(b"<div>" * 200_000 + b"text")
+
+
+def test_the_helper_does_not_outlive_a_killed_parent():
+    script = (
+        "import os, sys\n"
+        "from curation.extract import Extractor\n"
+        "own = Extractor(1.0)\n"
+        "print(own._start().pid, flush=True)\n"
+        "own.seconds = 60.0\n"  # the parent waits on while the helper hangs
+        "own.extract(b'<div>' * 200_000)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        helper = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.3)
+        parent.kill()
+    helper.wait(timeout=30)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from curation import ingest as ingest_module
 from curation.config import ConfigError
 from curation.executor import LocalExecutor
 from curation.files import file_hash
@@ -97,6 +98,30 @@ def test_workers_and_the_order_of_creation_change_no_byte(tmp_path, monkeypatch)
             found.append(pool_hashes(ingest(Context(tmp_path / f"ws-{workers}", executor), records(root))))
     assert found[0] == found[1]
     assert len(found[0]) > 4
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory_module, "UNIT", 500)
+    root = write(tmp_path / "in", FILES)
+    for name in FILES:
+        with open(root / name, "ab") as file:
+            file.write(b"broken\n")
+    clean = pool_hashes(ingest(Context(tmp_path / "clean"), records(root)))
+    items, seen = ingest_module._items, []
+
+    def interrupted(source, file, limits):
+        seen.append(file.relative)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+        return items(source, file, limits)
+
+    monkeypatch.setattr(ingest_module, "_items", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(Context(tmp_path / "killed"), records(root))
+    resumed = ingest(Context(tmp_path / "killed"), records(root))
+    assert pool_hashes(resumed) == clean
+    assert resumed.counts["quarantined"] == len(FILES)
+    assert len(seen) < 2 * len(FILES)  # units that were done are not done again
 
 
 @settings(max_examples=10, deadline=None)

@@ -99,7 +99,7 @@ def test_conversations_and_pairs_are_made_of_functions(tmp_path):
 
 def test_every_construction_occurs_and_the_order_of_functions_does_not_matter(tmp_path):
     functions = [
-        f'def f{n}(x):\n    """Docstring number {n} says what function number {n} does with its x."""\n    return {n}\n'
+        f'def f{n}(x):\n    """Docstring number {n} says what function {n} does with its x."""\n    return {n}\n'
         for n in range(60)
     ]
     sides = []
