@@ -161,7 +161,7 @@ def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
         else:
             from flows.orchestrate import run_flow
 
-            finished = run_flow(options, terminal)
+            finished = run_flow(options, terminal, terminal.stage)
     print_summary(finished, out)
     out.print(f"\nreport: {finished.folder / 'report.html'}")
 

@@ -11,32 +11,46 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from curation.steps import Progress
 from flows.execute import Options, execute
+from flows.line import Stage
 from flows.run import Run, load_run
 from flows.server import embedded_server, quiet_environment
 
-Result = TypeVar("Result")
 DRAIN_TIMEOUT = 15.0  # seconds to wait for the server to record the task runs
 
-_watch: ContextVar[Progress | None] = ContextVar("watch", default=None)
-_recorded: ContextVar[dict | None] = ContextVar("recorded", default=None)  # flow run id, task runs begun
+
+@dataclass
+class _Session:
+    """What a flow run by this process, rather than by a schedule, is watched by; and what it has done."""
+
+    progress: Progress
+    shown: Callable[[Stage], Stage]
+    tasks: int = 0
+    flow_run: str | None = None
 
 
-def run_flow(options: Options, progress: Progress) -> Run:
-    """Run the flow of `options.until` on the server of PREFECT_API_URL, or on one owned for the run."""
+_session: ContextVar[_Session | None] = ContextVar("session", default=None)
+
+
+def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stage] = lambda stage: stage) -> Run:
+    """Run the flow of `options.until` on the server of PREFECT_API_URL, or on one owned for the run.
+
+    `shown` wraps the way a stage is run, so that a watcher hears of stages.
+    """
     with _server(options.workspace.resolve()):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        record: dict = {"tasks": 0, "flow_run": None}
-        tokens = _watch.set(progress), _recorded.set(record)
+        session = _Session(progress, shown)
+        token = _session.set(session)
         try:
             # The heartbeat thread costs a second at the end of each flow; a run that someone watches needs none.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                name = _flows()[options.until](
+                name = flows()[options.until](
                     pipeline=str(options.pipeline),
                     workspace=str(options.workspace),
                     workers=options.workers,
@@ -45,9 +59,8 @@ def run_flow(options: Options, progress: Progress) -> Run:
                     settings=options.settings,
                 )
         finally:
-            _watch.reset(tokens[0])
-            _recorded.reset(tokens[1])
-            _drain(record)
+            _session.reset(token)
+            _drain(session)
     return load_run(options.workspace, name)
 
 
@@ -73,8 +86,11 @@ def _server(workspace: Path) -> Iterator[None]:
             os.environ.update(before)
 
 
-def _flows() -> dict[str, Callable[..., str]]:
-    """The flow of each job. Prefect is imported here and not before, since that takes most of a second."""
+def flows() -> dict[str, Callable[..., str]]:
+    """The flow of each job, by its name in `flows.line.JOBS`; a flow returns the name of its run.
+
+    Prefect is imported here and not before, since that takes most of a second.
+    """
     from prefect import flow
     from prefect.runtime import flow_run
 
@@ -87,12 +103,14 @@ def _flows() -> dict[str, Callable[..., str]]:
             strict: bool = False,
             settings: list[str] | None = None,
         ) -> str:
-            if (record := _recorded.get()) is not None:
-                record["flow_run"] = flow_run.get_id()
+            session = _session.get()
             options = Options(Path(pipeline), Path(workspace), job, workers, engine, strict, settings or [])
-            return execute(options, _watch.get(), as_task).name
+            if session is None:
+                return execute(options, stage=as_task).name
+            session.flow_run = flow_run.get_id()
+            return execute(options, session.progress, session.shown(as_task)).name
 
-        body.__name__, body.__doc__ = title, what
+        body.__name__ = title
         return flow(name=title, description=what, persist_result=False)(body)
 
     return {
@@ -103,17 +121,17 @@ def _flows() -> dict[str, Callable[..., str]]:
     }
 
 
-def as_task(name: str, work: Callable[[], Result]) -> Result:
+def as_task(name: str, work: Callable[[], Any]) -> Any:
     """Run a stage as a Prefect task of that name, in this thread."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
-    if (record := _recorded.get()) is not None:
-        record["tasks"] += 1
+    if (session := _session.get()) is not None:
+        session.tasks += 1
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
 
 
-def _drain(record: dict) -> None:
+def _drain(session: _Session) -> None:
     """Wait until the server has recorded every task run of the flow: it does so with some delay.
 
     Then end the events worker, which would keep this server's address for a later flow of the process.
@@ -122,13 +140,13 @@ def _drain(record: dict) -> None:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.events.worker import EventsWorker
 
-    if record["flow_run"] is not None:
-        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[record["flow_run"]]))
+    if session.flow_run is not None:
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=[session.flow_run]))
         deadline = time.monotonic() + DRAIN_TIMEOUT
         with get_client(sync_client=True) as client:
             while time.monotonic() < deadline:
                 runs = client.read_task_runs(flow_run_filter=chosen)
-                if sum(run.state is not None and run.state.is_final() for run in runs) >= record["tasks"]:
+                if sum(run.state is not None and run.state.is_final() for run in runs) >= session.tasks:
                     break
                 time.sleep(0.1)
     EventsWorker.drain_all(timeout=DRAIN_TIMEOUT, at_exit=False)

@@ -52,7 +52,7 @@ def _stations(run: Run) -> Table:
 
 def _group(step: str) -> str:
     """The row of the table: steps of many sources share one, the others stand for themselves."""
-    stage, _, rest = step.partition("/")
+    stage = step.partition("/")[0]
     return stage if stage in ("ingest", "measure", "rules", "tokens", "quality", "catalog") else step
 
 
@@ -82,15 +82,15 @@ def _models(evaluations: dict[str, dict[str, Any]]) -> Table:
 
 def model_figures(figures: dict[str, Any]) -> list[str]:
     """Bits per byte, reward accuracy, implicit-reward accuracy of an evaluation, as text; "" where none."""
-    text = figures.get("bits_per_byte") or {}
-    overall = text.get("all")
-    cells = [f"{overall:.3f}" if isinstance(overall, int | float) else ""]
-    for key in ("reward", "implicit_reward"):
-        entry = (figures.get(key) or {}).get("all")
-        cells.append(_accuracy(entry) if entry else "")
+    text = figures.get("text")
+    cells = [f"{text['all']['bits_per_byte']:.3f}" if text else ""]
+    pairs = figures.get("pairs")
+    for method in ("reward", "dpo"):
+        cells.append(_accuracy(pairs["all"]) if pairs and figures["method"] == method else "")
     return cells
 
 
 def _accuracy(entry: dict[str, Any]) -> str:
-    low, high = entry["interval"]
-    return f"{entry['accuracy']:.1%} [{low:.1%}, {high:.1%}] of {entry['pairs']}"
+    """With the bounds of its 95 % interval."""
+    interval = f"{entry['accuracy_low']:.1%} to {entry['accuracy_high']:.1%}"
+    return f"{entry['accuracy']:.1%} of {entry['pairs']} pairs ({interval})"

@@ -79,8 +79,8 @@ class Terminal(Watch):
         done = [output for output in steps if not output.reused]
         line = Text()
         line.append("✓ " if done or not steps else "= ", style="green" if done else "dim")
-        line.append(f"{name:<18}")
-        line.append(f"{_summary(steps):<46}", style="" if done else "dim")
+        line.append(f"{name:<20}")
+        line.append(f"{_summary(name, steps):<46}", style="" if done else "dim")
         line.append("unchanged" if steps and not done else f"{seconds:7.1f} s", style="dim")
         self._console.print(line)
         for output in steps:
@@ -88,13 +88,15 @@ class Terminal(Watch):
                 self._console.print(Text(f"    ! {output.name}: {alarm}", style="yellow"))
 
 
-def _summary(steps: list[StepOutput]) -> str:
-    counts = [output.counts for output in steps]
+def _summary(stage: str, steps: list[StepOutput]) -> str:
+    """Of a stage over sources the sum of its steps; of any other stage its own step, the last."""
+    by_source = steps and all(output.name.startswith(f"{stage}/") for output in steps)
+    counts = [output.counts for output in (steps if by_source else steps[-1:])]
     read = sum(count.get("documents_in", 0) for count in counts)
     kept = sum(count.get("documents_out", 0) for count in counts)
     tokens = sum(count.get("tokens", 0) for count in counts if isinstance(count.get("tokens"), int))
     parts = []
-    if len(steps) > 1:
+    if by_source:
         parts.append(f"{len(steps)} sources")
     if read or kept:
         parts.append(f"{read:,} → {kept:,} documents" if read != kept else f"{kept:,} documents")
