@@ -116,6 +116,7 @@ def _one_step(
 
 
 def _require_finite(value: torch.Tensor, trace: Trace, data: Data, batch: Batch | None) -> None:
+    value = value.detach()
     if not bool(torch.isfinite(value)):
         where = f" in documents {data.names(np.unique(batch.rows))}" if batch is not None else ""
         what = "loss" if batch is not None else "gradient norm"

@@ -34,6 +34,7 @@ from training.trace import Trace, token_account
 
 VERSION = 1
 FORMAT = 1
+STEP_COLUMNS = ("step", "tokens", "count", "loss", "learning_rate", "gradient_norm")  # metrics follow
 BY_SOURCE = pa.schema(
     [("step", pa.int64()), ("source", pa.string()), ("count", pa.int64()), ("loss_sum", pa.float64())]
 )
@@ -78,7 +79,7 @@ def train_step(
         origin = {"data": data.content, "tokenizer": tokenizer.content}
         origin["parent"] = None if parent is None else {"name": parent.name, "content": parent.content}
         write_json(build.folder / "checkpoint.json", _head(mix, trace, account, model, config) | origin)
-        build.write_table("losses.parquet", pa.Table.from_pylist(trace.steps))
+        build.write_table("losses.parquet", _losses(trace))
         build.write_table("losses_by_source.parquet", pa.Table.from_pylist(trace.by_source, schema=BY_SOURCE))
         build.counts = _counts(trace, account)
         remove(progress)
@@ -158,6 +159,12 @@ class _Watch:
         line = {**row, "seconds": round(seconds, 4), "time": round(time.time(), 3)}
         with open(self.log, "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
+
+
+def _losses(trace: Trace) -> pa.Table:
+    """A row a step. Columns in an order of their own: rows of a resumed run come from JSON."""
+    metrics = sorted(name for name in trace.steps[0] if name not in STEP_COLUMNS)
+    return pa.table({name: [row[name] for row in trace.steps] for name in (*STEP_COLUMNS, *metrics)})
 
 
 def _head(

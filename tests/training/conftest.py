@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -139,6 +140,12 @@ def sentences(count: int, words: int, seed: int) -> list[str]:
     return [" ".join(chance.choice(WORDS, int(chance.integers(2, words)))) for _ in range(count)]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Also for what tests compute outside of a stage."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def tokenizer(context: Context) -> StepOutput:
     return write_tokenizer(context)
@@ -166,7 +173,13 @@ def pairs(context: Context) -> StepOutput:
 
 @pytest.fixture
 def tiny() -> TrainConfig:
-    """A run of about ten steps on `texts`."""
+    """A run of about eight steps on `texts`. One thread: two wait for each other on a busy machine."""
     return TrainConfig(
-        model=TINY, sequence_length=64, batch_tokens=512, micro_batch_tokens=256, learning_rate=3e-3
+        model=TINY,
+        sequence_length=64,
+        batch_tokens=512,
+        micro_batch_tokens=256,
+        learning_rate=3e-3,
+        warmup_steps=1,
+        threads=1,
     )

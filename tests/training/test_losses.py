@@ -1,0 +1,114 @@
+"""Losses against values worked out by hand and against plain autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy as torch_cross_entropy
+
+from training import head
+from training.losses import bradley_terry, causal, dpo
+
+
+def one(value: float) -> torch.Tensor:
+    return torch.tensor([value], dtype=torch.float64)
+
+
+PAIR = {
+    "policy_chosen": one(-20),
+    "policy_rejected": one(-30),
+    "reference_chosen": one(-22),
+    "reference_rejected": one(-29),
+    "beta": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0.554355),
+        ({"label_smoothing": 0.1}, 0.584355),
+        ({"kind": "ipo", "chosen_tokens": one(8), "rejected_tokens": one(12)}, 21.777778),
+        ({"kind": "ipo", "chosen_tokens": one(1), "rejected_tokens": one(1)}, 4.0),  # on sums: the authors' code
+    ],
+)
+def test_dpo_by_hand(options, expected):
+    loss = dpo(**PAIR, **options)
+    assert loss.sum.item() == pytest.approx(expected, abs=1e-6)
+    assert loss.count == 1
+
+
+def test_ipo_wants_lengths():
+    with pytest.raises(ValueError, match="chosen_tokens"):
+        dpo(**PAIR, kind="ipo")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, 0.251929), ({"margin": one(0.5)}, 0.386871), ({"centring": 0.01}, 0.282554)]
+)
+def test_bradley_terry_by_hand(options, expected):
+    assert bradley_terry(one(1.5), one(0.25), **options).sum.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sums_of_parts_are_the_sum_of_the_whole():
+    chosen, rejected = torch.randn(2, 7, dtype=torch.float64)
+    whole = bradley_terry(chosen, rejected)
+    parts = [bradley_terry(chosen[part], rejected[part]) for part in (slice(0, 2), slice(2, 7))]
+    assert sum(part.count for part in parts) == whole.count
+    assert sum(part.sum for part in parts).item() == pytest.approx(whole.sum.item())
+    means = sum(part.sum / part.count for part in parts) / 2  # the bug: a mean of means
+    assert means.item() != pytest.approx((whole.sum / whole.count).item())
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """Hidden states, output matrix and targets that need several chunks, the last one short."""
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 1)
+    monkeypatch.setattr(head, "SMALLEST_CHUNK", 5)
+    torch.manual_seed(0)
+    hidden = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
+    return hidden, weight, torch.randint(0, 11, (13,))
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+def test_fused_cross_entropy_is_the_definition(rows, z_loss):
+    hidden, weight, targets = rows
+    logits = hidden @ weight.T
+    nll = torch_cross_entropy(logits, targets, reduction="none")
+    expected = causal(nll, torch.ones(13, dtype=torch.bool), logits.logsumexp(1), z_loss)
+    found, each = head.cross_entropy(hidden, weight, targets, z_loss)
+    torch.testing.assert_close(found, expected.sum)
+    torch.testing.assert_close(each, nll)
+    assert not each.requires_grad
+    gradients = torch.autograd.grad(3 * expected.sum, [hidden, weight])
+    for ours, theirs in zip(torch.autograd.grad(3 * found, [hidden, weight]), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_token_logps_are_log_softmax(rows):
+    hidden, weight, targets = rows
+    expected = -torch_cross_entropy(hidden @ weight.T, targets, reduction="none")
+    found = head.token_logps(hidden, weight, targets)
+    torch.testing.assert_close(found, expected)
+    weights = torch.arange(13, dtype=torch.float64) - 4
+    gradients = torch.autograd.grad((weights * expected).sum(), [hidden, weight])
+    for ours, theirs in zip(
+        torch.autograd.grad((weights * found).sum(), [hidden, weight]), gradients, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_mask_leaves_tokens_out():
+    nll, log_partition = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 2.0])
+    loss = causal(nll, torch.tensor([True, False, True]), log_partition, z_loss=0.5)
+    assert (loss.sum.item(), loss.count) == (1.0 + 4.0 + 0.5 * 4.0, 2)
+
+
+def test_head_of_no_rows_is_zero():
+    hidden, weight = torch.zeros(0, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    loss, each = head.cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+    assert len(each) == 0
+    assert not weight.grad.any()

@@ -1,0 +1,118 @@
+"""Order, fragments, steps and micro-batches: every token once, whatever the settings."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from training.batch import batch_of_units
+from training.config import TrainConfig
+from training.data import DataError, open_data
+from training.model import device
+from training.plan import best_fit_decreasing, cut_into_steps, fragment_lengths, make_plan
+
+from .conftest import chat, pair, sentences, text, write_data
+
+SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=200)
+
+
+@given(SIZES, st.integers(1, 300))
+def test_bins_hold_every_item_once(sizes, capacity):
+    bins = best_fit_decreasing(np.array(sizes), capacity)
+    assert sorted(item for members in bins for item in members) == list(range(len(sizes)))
+    for members in bins:
+        assert sum(sizes[item] for item in members) <= capacity or len(members) == 1
+    fitting = [size for size in sizes if size <= capacity]
+    best = -(-sum(fitting) // capacity)  # no packing can do with fewer; best fit decreasing stays below 11/9 + 1
+    assert len(bins) - (len(sizes) - len(fitting)) <= best * 2 or len(fitting) < 3
+
+
+@given(SIZES, st.integers(1, 1000))
+def test_steps_fill_the_budget_in_order(sizes, budget):
+    steps = cut_into_steps(np.array(sizes), budget)
+    assert steps[0] == 0
+    assert steps[-1] == len(sizes)
+    for first, last in itertools.pairwise(steps):
+        assert last > first
+        assert sum(sizes[first:last]) <= budget or last == first + 1
+        assert last == len(sizes) or sum(sizes[first : last + 1]) > budget  # nothing more would have fitted
+
+
+@given(st.integers(1, 10_000), st.integers(2, 600))
+def test_fragments_are_even_and_fit(length, sequence_length):
+    parts = fragment_lengths(length, sequence_length)
+    assert parts.sum() == length
+    assert parts.max() <= sequence_length
+    assert parts.max() - parts.min() <= 1
+
+
+def config(**changes) -> TrainConfig:
+    return TrainConfig(**{"sequence_length": 32, "batch_tokens": 128, "micro_batch_tokens": 64} | changes)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(2, 80), st.integers(80, 400), st.integers(1, 3))
+def test_every_token_is_fed_once_a_copy_and_epoch(texts, sequence_length, batch_tokens, epochs):
+    data = open_data(texts, verify=False)
+    plan = make_plan(
+        data,
+        config(sequence_length=sequence_length, micro_batch_tokens=80, batch_tokens=batch_tokens, epochs=epochs),
+    )
+    fed = np.zeros(len(data.tokens), np.int64)
+    for step in range(len(plan.steps) - 1):
+        for units in plan.micro_batches(step, 80):
+            for unit in units:
+                fed[plan.start[unit] : plan.start[unit] + plan.length[unit]] += 1
+    expected = np.repeat(data.copies, data.length) * epochs
+    assert np.array_equal(fed, expected)
+
+
+def test_more_copies_and_documents_keep_the_order_of_the_others(context):
+    contents = sentences(20, 5, 7)
+
+    def order(rows):
+        data = open_data(write_data(context, "pretrain", rows))
+        return list(dict.fromkeys(data.ids[int(row)].as_py() for row in make_plan(data, config()).row))
+
+    few = order([text("web", content) for content in contents[:10]])
+    every = order([text("web", content, copies=1 + (n >= 10)) for n, content in enumerate(contents)])
+    assert [one for one in every if one in set(few)] == few
+
+
+def test_pairs_are_cut_and_hopeless_ones_left_out(context):
+    rows = [pair("judged", "why", "because it is so", "no"), pair("judged", "why " * 12, "yes", "no")]
+    data = open_data(write_data(context, "preference", rows))
+    plan = make_plan(data, config(method="reward", sequence_length=16))
+    assert len(plan.row) == 1
+    assert len(plan.skipped) == 1
+    total = int((data.length + data.rejected_length).sum())
+    skipped = int((data.length + data.rejected_length)[plan.skipped].sum())
+    assert int((plan.tokens + plan.truncated).sum()) + skipped == total
+    assert plan.length[0] == 16
+
+
+def test_loss_of_a_chat_is_on_the_answer_and_its_end(context):
+    data = open_data(write_data(context, "instruct", [chat("talk", "hello", "bye")]))
+    plan = make_plan(data, config())
+    batch = batch_of_units(data, plan, np.array([0]), device())
+    assert bytes(batch.targets[:-1].tolist()) == b"bye"
+    assert batch.targets[-1].item() == 262  # <|end|>
+    assert batch.tokens[0, batch.selected + 1].tolist() == batch.targets.tolist()
+
+
+def test_data_of_another_kind_is_refused(texts, pairs):
+    with pytest.raises(DataError, match="trains on pairs"):
+        make_plan(open_data(texts), config(method="dpo"))
+    with pytest.raises(DataError, match="trains on documents"):
+        make_plan(open_data(pairs), config())
+
+
+def test_a_step_without_loss_is_refused_before_training(context):
+    rows = [chat("talk", "a long question " * 3, "x"), chat("talk", "hi", "ho")]
+    data = open_data(write_data(context, "instruct", rows))
+    with pytest.raises(DataError, match="no token in the loss"):
+        make_plan(data, config(sequence_length=16, batch_tokens=16, micro_batch_tokens=16))
