@@ -107,6 +107,9 @@ class LocalExecutor:
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield pending.pop(future), future.result()
+        except KeyboardInterrupt:
+            self.close()  # so that units that other threads would begin are not begun
+            raise
         finally:
             for future in pending:
                 future.cancel()

@@ -58,11 +58,12 @@ def _packages() -> list[Finding]:
 
 
 def _language_model() -> Finding:
-    from curation.measure.language import LanguageModelMissingError, find_language_model
+    from curation.config import ConfigError
+    from curation.measure.language import language_model
 
     try:
-        path = find_language_model(None)
-    except LanguageModelMissingError:
+        path = language_model()
+    except ConfigError:
         return Finding("language model lid.176", "missing", "no model file", LANGUAGE_MODEL_HINT)
     return Finding("language model lid.176", "ok", str(path))
 

@@ -1,0 +1,104 @@
+"""Kill a run at random moments; what a rerun gives is what an undisturbed run gives, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.mini import fingerprints, write_inputs, write_pipeline
+
+
+def command(pipeline: Path, workspace: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", "run", str(pipeline), "--workspace", str(workspace), *more]
+
+
+def run(pipeline: Path, workspace: Path, *more: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(pipeline, workspace, *more), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def kill_after(seconds: float, pipeline: Path, workspace: Path, how: signal.Signals, *more: str) -> int:
+    """Start a run, signal it after so long, wait for its end; its exit code."""
+    process = subprocess.Popen(
+        command(pipeline, workspace, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, how)
+        return process.wait(60)
+
+
+def survivors(workspace: Path) -> list[str]:
+    """Command lines of processes that still work for the workspace."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(workspace) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(line)
+    return found
+
+
+def wait_for_no_survivors(workspace: Path, seconds: float = 20) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while survivors(workspace) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return survivors(workspace)
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_changes_nothing(tmp_path):
+    """The whole line, training included: same content of every step, final weights bit for bit."""
+    write_inputs(tmp_path / "inputs")
+    pipeline = write_pipeline(tmp_path / "pipeline", tmp_path / "inputs")
+    started = time.monotonic()
+    run(pipeline, tmp_path / "whole", "--no-orchestrator", "--workers", "2")
+    seconds = time.monotonic() - started
+    expected = fingerprints(tmp_path / "whole")
+    assert {"train/pretrain", "train/reward", "train/dpo", "mix/pretrain"} <= set(expected)
+
+    rng = random.Random(11)
+    codes = []
+    for _ in range(12):
+        moment = rng.uniform(1.0, 0.6 * seconds)
+        codes.append(
+            kill_after(moment, pipeline, tmp_path / "killed", signal.SIGKILL, "--no-orchestrator", "--workers", "2")
+        )
+    assert codes.count(-signal.SIGKILL) >= 3, codes
+    run(pipeline, tmp_path / "killed", "--no-orchestrator", "--workers", "2")
+    assert fingerprints(tmp_path / "killed") == expected
+    assert not wait_for_no_survivors(tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_no_process_and_a_rerun_completes(tmp_path, how):
+    """Under Prefect: the run is recorded as interrupted, its server and workers are gone."""
+    from flows.run import load_run
+
+    write_inputs(tmp_path / "inputs")
+    pipeline = write_pipeline(tmp_path / "pipeline", tmp_path / "inputs", training=False)
+    workspace = tmp_path / "workspace"
+    process = subprocess.Popen(
+        command(pipeline, workspace, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(workspace.glob("steps/ingest/*/.*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(60) == 130
+    assert not wait_for_no_survivors(workspace)
+    assert load_run(workspace).data["status"] == "interrupted"
+    run(pipeline, workspace, "--workers", "2")
+    run(pipeline, tmp_path / "other", "--workers", "1", "--no-orchestrator")
+    assert fingerprints(workspace) == fingerprints(tmp_path / "other")
+    assert not wait_for_no_survivors(workspace)

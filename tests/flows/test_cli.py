@@ -1,0 +1,137 @@
+"""The command: exit codes, messages, JSON; each on a real workspace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.execute import Options, execute
+from tests.mini import write_inputs, write_pipeline
+
+
+def mixwright(*arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> tuple[Path, Path]:
+    """(folder of the pipeline, workspace), run up to the mixes."""
+    folder = tmp_path_factory.mktemp("project")
+    write_inputs(folder / "inputs")
+    pipeline = write_pipeline(folder / "pipeline", folder / "inputs", training=False)
+    execute(Options(pipeline, folder / "workspace", workers=1))
+    return folder / "pipeline", folder / "workspace"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from flows.cli import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "print([m for m in ('torch', 'prefect', 'polars', 'pyarrow', 'numba') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_nothing_to_do(project):
+    done = mixwright("run", project[0] / "pipeline.yaml", "-w", project[1])
+    assert done.returncode == 0
+    assert "nothing to do" in done.stdout
+
+
+def test_dry_run_does_nothing(project, tmp_path):
+    done = mixwright("run", project[0] / "pipeline.yaml", "-w", tmp_path / "none", "--dry-run")
+    assert done.returncode == 0
+    assert "ingest/topics" in done.stdout
+    assert not (tmp_path / "none" / "steps").exists()
+
+
+def test_unknown_key_names_file_and_line(project, tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: x\nseeds: 3\nsources: []\n", encoding="utf-8")
+    done = mixwright("run", broken, "-w", tmp_path)
+    assert done.returncode == 2
+    assert "broken.yaml:2" in done.stderr.replace("\n", "")
+
+
+def test_plan_before_curation_says_what_to_run(project, tmp_path):
+    done = mixwright("plan", project[0] / "pretrain.yaml", "-w", tmp_path / "none")
+    assert done.returncode == 2
+    assert "--until" in done.stderr
+
+
+def test_plan_and_mix_agree(project):
+    planned = json.loads(mixwright("plan", project[0] / "pretrain.yaml", "-w", project[1], "--json").stdout)
+    assert planned["problems"] == []
+    done = mixwright("mix", project[0] / "pretrain.yaml", "-w", project[1])
+    assert done.returncode == 0, done.stderr
+    assert f"{planned['totals']['tokens']:,} tokens" in done.stdout.replace("\n", " ")
+
+
+def test_plan_that_cannot_be_met_has_exit_code_3(project):
+    settings = ["--set", "budget=10B", "--set", "on_shortage=error"]
+    done = mixwright("plan", project[0] / "pretrain.yaml", "-w", project[1], *settings)
+    assert done.returncode == 3
+    assert "topics" in done.stdout
+
+
+def test_verify_finds_a_flipped_byte(project, tmp_path):
+    import shutil
+
+    from flows.run import load_run
+
+    folder = load_run(project[1]).step("mix/pretrain").folder
+    assert mixwright("verify", "pretrain", "-w", project[1]).returncode == 0
+    copy = tmp_path / "manifest"
+    shutil.copytree(folder, copy)
+    part = next(copy.glob("part-*.parquet"))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    done = mixwright("verify", copy, "-w", project[1], "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["problems"]
+
+
+def test_why_tells_a_kept_a_dropped_and_an_unknown_document(project):
+    import pyarrow.parquet as pq
+
+    from flows.run import load_run
+
+    run = load_run(project[1])
+    ledger = next((run.step("dedup-fuzzy").folder / "ledger" / "topics").glob("*.parquet"))
+    dropped = next(row for row in pq.read_table(ledger).to_pylist() if not row["keep"])
+    told = json.loads(mixwright("why", dropped["id"], "-w", project[1], "--json").stdout)
+    assert dropped["twin"] in json.dumps(told)
+    told = mixwright("why", dropped["twin"][:12], "-w", project[1])
+    assert told.returncode == 0
+    assert "topics" in told.stdout
+    assert mixwright("why", "0" * 32, "-w", project[1]).returncode == 4
+
+
+def test_show_samples_documents(project):
+    done = mixwright("show", "instruction", "-w", project[1], "-n", "1")
+    assert done.returncode == 0, done.stderr
+    assert "What does the manual say" in done.stdout.replace("\n", " ")
+
+
+def test_report_is_written_again(project):
+    done = mixwright("report", "-w", project[1])
+    assert done.returncode == 0
+    assert Path(done.stdout.replace("\n", "").strip()).is_file()
+
+
+def test_no_run_yet_has_exit_code_4(tmp_path):
+    assert mixwright("report", "-w", tmp_path).returncode == 4
+
+
+def test_doctor_answers():
+    done = mixwright("doctor", "--json")
+    findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+    assert findings["polars"]["state"] == "ok"
+    assert findings["engine local"]["state"] == "ok"

@@ -1,0 +1,64 @@
+"""Under a real Prefect server: every task run is recorded, and the server is gone afterwards."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from flows.server import embedded_server
+from tests.mini import write_inputs, write_pipeline
+
+
+@pytest.fixture(scope="module")
+def orchestrated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orchestrated")
+    write_inputs(folder / "inputs")
+    pipeline = write_pipeline(folder / "pipeline", folder / "inputs", training=False)
+    command = [sys.executable, "-m", "flows.cli", "run", str(pipeline), "-w", str(folder / "workspace")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "workspace", done
+
+
+def test_every_task_run_is_recorded_as_completed(orchestrated):
+    workspace, done = orchestrated
+    with sqlite3.connect(workspace / "prefect" / "prefect.db") as database:
+        tasks = database.execute("select name, state_type from task_run").fetchall()
+        flows = database.execute("select state_type from flow_run").fetchall()
+    printed = [line for line in done.stdout.splitlines() if line.startswith("✓")]
+    assert len(tasks) == len(printed) > 15
+    assert {state for _, state in tasks} == {"COMPLETED"}
+    assert flows == [("COMPLETED",)]
+
+
+def test_the_terminal_shows_our_lines_alone(orchestrated):
+    _, done = orchestrated
+    assert done.stderr == ""
+    assert "prefect" not in done.stdout.lower()
+    assert "Traceback" not in done.stdout
+
+
+def test_runs_share_one_server_which_ends_with_the_last(tmp_path):
+    home = tmp_path / "prefect"
+    inner_left, urls = threading.Event(), []
+
+    def inner() -> None:
+        with embedded_server(home) as url:
+            urls.append(url)
+        inner_left.set()
+
+    with embedded_server(home) as outer:
+        thread = threading.Thread(target=inner)
+        thread.start()
+        thread.join()
+        assert inner_left.is_set()
+        assert urls == [outer]
+        assert httpx.get(f"{outer}/health").status_code == 200
+        assert outer.startswith("http://127.0.0.1:")
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{outer}/health", timeout=2)
