@@ -31,7 +31,9 @@ def differences(first: str, second: str) -> list[Piece]:
     start = max(_common_beginning(a, b) - CONTEXT, 0)
     left, right = a[start : start + WORDS_COMPARED], b[start : start + WORDS_COMPARED]
     pieces = [Piece("gap", "")] if start else []
-    matcher = SequenceMatcher(None, [word.strip() for word in left], [word.strip() for word in right], autojunk=False)
+    matcher = SequenceMatcher(
+        None, [word.strip() for word in left], [word.strip() for word in right], autojunk=False
+    )
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag == "equal":
             pieces += _folded(left[i:j], first=i == 0 and not start, last=j == len(left))

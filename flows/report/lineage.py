@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 from markupsafe import Markup
 
 from curation.steps import StepOutput
 from flows.report import human
-from flows.report.reading import manifests, ordered_steps, read_optional, sources, table_optional
+from flows.report.reading import manifests, ordered_steps, read_optional, sources
 from flows.report.svg import Drawing
 from flows.run import Run
 
@@ -206,11 +207,21 @@ def _step_table(steps: dict[str, StepOutput]) -> list[dict[str, Any]]:
 
 
 def _raw_files(pools: dict[str, StepOutput]) -> list[dict[str, Any]]:
-    """The raw files of each source as `ingest` recorded them, the first ones by name."""
+    """Of each source the raw files that gave the most documents, and the hash over all its files."""
     found = []
     for name, pool in pools.items():
-        table = table_optional(pool, "files.parquet")
-        if table is not None:
-            rows = table.sort_by(table.column_names[0]).slice(0, RAW_FILES_SHOWN).to_pylist()
-            found.append({"source": name, "columns": table.column_names, "total": len(table), "rows": rows})
+        files = (
+            pl.scan_parquet(pool.shards(), hive_partitioning=False)
+            .group_by(file=pl.col("origin").str.replace(r"#[^#]*$", ""))
+            .agg(documents=pl.len())
+            .sort(["documents", "file"], descending=[True, False])
+            .collect(engine="streaming")
+            if pool.shards()
+            else pl.DataFrame({"file": [], "documents": []})
+        )
+        rows = files.head(RAW_FILES_SHOWN).to_dicts()
+        listing = pool.record["inputs"]["files"]
+        found.append(
+            {"source": name, "hash": listing, "with_documents": len(files), "rows": rows, "counts": pool.counts}
+        )
     return found

@@ -68,7 +68,11 @@ def _tiles(run: Run, census: Census, stations: list[dict[str, Any]]) -> list[dic
             {"value": str(models), "label": "models trained" if models > 1 else "model trained", "title": ""}
         )
     tiles.append(
-        {"value": human.seconds(duration(run)), "label": f"in all, {human.seconds(worked)} at the stations", "title": ""}
+        {
+            "value": human.seconds(duration(run)),
+            "label": f"in all, {human.seconds(worked)} at the stations",
+            "title": "",
+        }
     )
     peak = max((station["memory"] for station in stations), default=0)
     tiles.append({"value": human.size(peak), "label": "peak memory", "title": human.exact(peak) + " bytes"})

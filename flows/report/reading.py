@@ -20,6 +20,7 @@ from curation.steps import StepOutput
 from flows.run import Run
 
 STAGE_LABELS = {"rules": "rules", "exact": "exact duplicates", "fuzzy": "near-duplicates"}
+SERIES = 10  # colours of series in the style sheet: s0 ... s9
 FETCH_ROWS = 512  # rows of a shard held at once while documents are looked up
 
 
@@ -78,6 +79,11 @@ def by_source(run: Run, prefix: str) -> dict[str, StepOutput]:
     place = {source["name"]: number for number, source in enumerate(run.data["config"].get("sources", []))}
     steps = run.steps(prefix)
     return {name: steps[name] for name in sorted(steps, key=lambda name: (place.get(name, len(place)), name))}
+
+
+def source_classes(run: Run) -> dict[str, str]:
+    """The colour class of each source, the same in every chart of a report."""
+    return {source: f"s{place % SERIES}" for place, source in enumerate(sources(run))}
 
 
 def ordered_steps(run: Run) -> dict[str, StepOutput]:

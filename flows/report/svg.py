@@ -13,8 +13,6 @@ from markupsafe import Markup, escape
 
 from flows.report import human
 
-SERIES = 10  # number of series colours in the style sheet
-
 
 class Drawing:
     """An SVG under construction. Every text is escaped here."""
@@ -69,10 +67,6 @@ def _n(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def series_class(position: int) -> str:
-    return f"s{position % SERIES}"
-
-
 def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round numbers within [low, high], about `wanted` of them."""
     if not high > low:
@@ -87,12 +81,14 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 def stacked_columns(
     columns: Sequence[tuple[str, Sequence[float]]],
     series: Sequence[str],
+    classes: Sequence[str],
     label: str,
     form: Callable[[float], str] = human.count,
 ) -> Markup:
-    """A column a stage, stacked by series (source), joined by falling bands so that losses show as steps.
+    """A column a stage, stacked by series (source), joined by falling lines so that losses show as steps.
 
-    `columns` is (stage, a value a series). The total stands above each column.
+    `columns` is (stage, a value a series); `classes` are the colours of the series. The total stands above each
+    column.
     """
     width, height, left, top, bottom = 720.0, 290.0, 52.0, 22.0, 40.0
     highest = max((sum(values) for _, values in columns), default=0) or 1
@@ -113,7 +109,7 @@ def stacked_columns(
             title = f"{name} · {series[position]}: {form(value)}"
             if value:
                 box = (x, y(base + value), bar, y(base) - y(base + value))
-                drawing.rect(*box, series_class(position), title)
+                drawing.rect(*box, classes[position], title)
             base += value
         drawing.text(x + bar / 2, y(base) - 6, form(base), "t strong", "middle")
         for number, word in enumerate(_wrapped(name)):

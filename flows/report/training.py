@@ -9,13 +9,14 @@ from markupsafe import Markup
 
 from curation.steps import StepOutput
 from flows.report import human, svg
-from flows.report.reading import read_optional
+from flows.report.reading import read_optional, source_classes
 from flows.run import Run
 
 FINAL_SHARE = 0.1  # of the steps, at the end: the loss given in the table is their mean
 SOURCES_DRAWN = 6  # curves by source in one chart, those with the most tokens
 SAMPLES_SHOWN = 6  # of generated text, by stage
-METRICS = ("accuracy", "margin")  # of the pair methods, drawn beside the loss where they are
+# Of the pair methods, drawn below the loss: the column of the losses and what it is called.
+METRICS = {"accuracy": "Accuracy of the reward", "rewards/accuracies": "Accuracy of the implicit reward"}
 
 
 def training(run: Run) -> dict[str, Any] | None:
@@ -23,11 +24,12 @@ def training(run: Run) -> dict[str, Any] | None:
     trained = run.steps("train/")
     if not trained:
         return None
+    classes = source_classes(run)
     evaluations = {stage: read_optional(run.step(f"evaluate/{stage}"), "evaluation.json") for stage in trained}
     evaluations = {stage: found for stage, found in evaluations.items() if found is not None}
     return {
-        "stages": [_stage(stage, place, output) for place, (stage, output) in enumerate(trained.items())],
-        "bits": bits_per_byte(evaluations),
+        "stages": [_stage(stage, output, classes) for stage, output in trained.items()],
+        "bits": bits_per_byte(evaluations, classes),
         "pairs": [_pairs(stage, found) for stage, found in evaluations.items() if "pairs" in found],
         "samples": [
             (stage, [_sample(one) for one in found["samples"][:SAMPLES_SHOWN]])
@@ -37,27 +39,27 @@ def training(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _stage(stage: str, place: int, output: StepOutput) -> dict[str, Any]:
+def _stage(stage: str, output: StepOutput, classes: dict[str, str]) -> dict[str, Any]:
     head = read_optional(output, "checkpoint.json") or {}
     losses = pl.read_parquet(output.folder / "losses.parquet")
     last = losses.tail(max(1, round(len(losses) * FINAL_SHARE)))
-    charts = [("Loss", _loss_chart(stage, place, output, losses))]
-    for metric in METRICS:
+    drawn = {source: classes[source] for source in _largest_sources(output)}
+    charts = [("Loss", _loss_chart(stage, output, losses, drawn))]
+    for metric, title in METRICS.items():
         if metric in losses.columns:
-            curve = svg.Curve(metric, svg.series_class(place), _points(losses, metric))
-            charts.append((metric.capitalize(), svg.line_chart([curve], f"{metric} of {stage}", "tokens")))
+            curve = svg.Curve(metric, "ink", _points(losses, metric))
+            charts.append((title, svg.line_chart([curve], f"{title} of {stage}", "tokens")))
     return {
         "stage": stage,
-        "css": svg.series_class(place),
         "method": head.get("method", ""),
         "parameters": head.get("parameters"),
         "steps": len(losses),
-        "first_loss": losses["loss"][0] if len(losses) else None,
-        "last_loss": last["loss"].mean() if len(last) else None,
+        "first_loss": losses["loss"][0],
+        "last_loss": last["loss"].mean(),
         "totals": head.get("totals", {}),
         "seconds": output.record["seconds"],
         "charts": charts,
-        "legend": _drawn_sources(output),
+        "legend": list(drawn.items()),
     }
 
 
@@ -66,33 +68,30 @@ def _points(losses: pl.DataFrame, column: str) -> list[tuple[float, float]]:
     return svg.thinned(list(zip(seen, losses[column].to_list(), strict=True)))
 
 
-def _drawn_sources(output: StepOutput) -> list[tuple[str, str]]:
-    """(source, class) of the sources that get a curve of their own; none where there is only one."""
-    path = output.folder / "losses_by_source.parquet"
-    if not path.exists():
-        return []
-    sizes = pl.scan_parquet(path).group_by("source").agg(size=pl.col("count").sum()).collect()
-    names = sizes.sort(["size", "source"], descending=[True, False])["source"].to_list()
-    return [(name, svg.series_class(n)) for n, name in enumerate(names[:SOURCES_DRAWN])] if len(names) > 1 else []
+def _largest_sources(output: StepOutput) -> list[str]:
+    """The sources that get a curve of their own; none where there is only one."""
+    sizes = (
+        pl.scan_parquet(output.folder / "losses_by_source.parquet").group_by("source").agg(pl.col("count").sum())
+    )
+    names = sizes.collect().sort(["count", "source"], descending=[True, False])["source"].to_list()
+    return names[:SOURCES_DRAWN] if len(names) > 1 else []
 
 
-def _loss_chart(stage: str, place: int, output: StepOutput, losses: pl.DataFrame) -> Markup:
+def _loss_chart(stage: str, output: StepOutput, losses: pl.DataFrame, drawn: dict[str, str]) -> Markup:
     """The loss over tokens seen: all sources as a bold line, each source as a thin one."""
     seen = dict(zip(losses["step"].to_list(), losses["tokens"].cum_sum().to_list(), strict=True))
     curves = []
-    drawn = _drawn_sources(output)
-    rows = pl.read_parquet(output.folder / "losses_by_source.parquet") if drawn else None
-    for name, css in drawn:
+    rows = pl.read_parquet(output.folder / "losses_by_source.parquet")
+    for name, css in drawn.items():
         mine = rows.filter(pl.col("source") == name).sort("step")
         mean = (mine["loss_sum"] / mine["count"]).to_list()
         points = [(seen[step], value) for step, value in zip(mine["step"].to_list(), mean, strict=True)]
         curves.append(svg.Curve(name, f"thin {css}", svg.thinned(points, 120)))
-    css = "ink" if drawn else svg.series_class(place)
-    curves.append(svg.Curve("all", css, _points(losses, "loss")))
+    curves.append(svg.Curve("all", "ink", _points(losses, "loss")))
     return svg.line_chart(curves, f"loss of {stage}", "tokens")
 
 
-def bits_per_byte(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def bits_per_byte(evaluations: dict[str, dict[str, Any]], classes: dict[str, str]) -> dict[str, Any] | None:
     """Bits per byte of each source after each stage that models text, the best of a source marked."""
     scored = {stage: found["text"] for stage, found in evaluations.items() if "text" in found}
     if not scored:
@@ -110,10 +109,10 @@ def bits_per_byte(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any] | No
     curves = [
         svg.Curve(
             row["source"],
-            svg.series_class(place),
+            classes[row["source"]],
             [(n, cell) for n, cell in enumerate(row["cells"]) if cell is not None],
         )
-        for place, row in enumerate(rows)
+        for row in rows
     ]
     chart = svg.line_chart(
         curves, "bits per byte by source after each stage", "after stage", names=list(scored), wide=True
@@ -123,7 +122,7 @@ def bits_per_byte(evaluations: dict[str, dict[str, Any]]) -> dict[str, Any] | No
         "rows": rows,
         "total": {"cells": total, "best": min((cell for cell in total if cell is not None), default=None)},
         "chart": chart,
-        "legend": [(row["source"], svg.series_class(place)) for place, row in enumerate(rows)],
+        "legend": [(row["source"], classes[row["source"]]) for row in rows],
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
 from flows.report import human, svg
 from flows.report.census import Amount, Census
-from flows.report.reading import manifests
+from flows.report.reading import manifests, source_classes
 from flows.run import Run
 
 
@@ -32,9 +34,10 @@ def waterfall(run: Run, census: Census) -> dict[str, Any] | None:
             }
         )
     names = [row["source"] for row in rows]
-    charts = [("Documents", _chart(columns, rows, names, "documents"))]
+    classes = source_classes(run)
+    charts = [("Documents", _chart(columns, rows, classes, "documents"))]
     if census.counted:
-        charts.append(("Tokens", _chart(columns, rows, names, "tokens")))
+        charts.append(("Tokens", _chart(columns, rows, classes, "tokens")))
     return {
         "columns": columns,
         "rows": rows,
@@ -42,16 +45,18 @@ def waterfall(run: Run, census: Census) -> dict[str, Any] | None:
         "counted": census.counted,
         "catalogued": catalogued,
         "charts": charts,
-        "legend": [(name, svg.series_class(place)) for place, name in enumerate(names)],
+        "legend": list(classes.items()),
         "closing": _closing(census),
         "rules": _rules(census),
         "mixes": _mixes(run, names),
     }
 
 
-def _chart(columns: list[str], rows: list[dict[str, Any]], names: list[str], unit: str):
+def _chart(columns: list[str], rows: list[dict[str, Any]], classes: dict[str, str], unit: str) -> Markup:
     values = [(name, [getattr(row["cells"][place], unit) for row in rows]) for place, name in enumerate(columns)]
-    return svg.stacked_columns(values, names, f"{unit} by stage and source", human.count)
+    return svg.stacked_columns(
+        values, list(classes), list(classes.values()), f"{unit} by stage and source", human.count
+    )
 
 
 def _total(rows: list[dict[str, Any]], columns: int) -> dict[str, Any]:
