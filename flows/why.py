@@ -87,21 +87,15 @@ def _print_use(occurrence: dict[str, Any], console: Console) -> None:
     if occurrence["mixes"]:
         table = Table("mix", "bucket", "tokens", "copies", "transform", "place in the order", "manifest", box=None)
         for mix in occurrence["mixes"]:
+            numbers = f"{mix['tokens']:,}", str(mix["copies"])
             place = f"{mix['rank']:,} of {mix['of']:,}"
-            table.add_row(
-                mix["mix"],
-                mix["bucket"],
-                f"{mix['tokens']:,}",
-                str(mix["copies"]),
-                mix["transform"],
-                place,
-                mix["manifest"][:12],
-            )
+            cells = mix["mix"], mix["bucket"], *numbers, mix["transform"], place, mix["manifest"][:12]
+            table.add_row(*(Text(cell) for cell in cells))  # names are text, never markup
         console.print(table)
     for entry in occurrence["checkpoints"]:
         how = ", ".join(f"{use['mix']} at {use['stage']}" for use in entry["trained_on"])
         console.print(
-            Text.assemble(("checkpoint ", "bold"), f"{entry['stage']} {entry['checkpoint'][:12]}: saw {how}")
+            Text.assemble(("model     ", "bold"), f"{entry['stage']} {entry['checkpoint'][:12]}: saw {how}")
         )
 
 

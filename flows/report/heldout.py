@@ -18,7 +18,7 @@ def heldout(run: Run) -> list[dict[str, Any]]:
         head = read_json(output.folder / "mix.json") if (output.folder / "mix.json").exists() else None
         dropped = table_optional(output, "dropped.parquet")
         rows = []
-        if dropped is not None and "share" in dropped.column_names:
+        if dropped is not None:
             rows = (
                 dropped.sort_by([("share", "descending"), ("id", "ascending")]).slice(0, DROPPED_SHOWN).to_pylist()
             )
@@ -46,7 +46,7 @@ def _by_source(head: dict[str, Any] | None, dropped) -> list[dict[str, Any]]:
     for line in head["account"] if head else []:
         entry(line["source"])["documents"] += line["documents"]
         entry(line["source"])["tokens"] += line["tokens"]
-    if dropped is not None and "source" in dropped.column_names:
+    if dropped is not None:
         for value in dropped["source"].value_counts().to_pylist():
             entry(value["values"])["dropped"] = value["counts"]
     return [found[source] for source in sorted(found)]

@@ -311,6 +311,54 @@ class Fabricator:
         table = pa.Table.from_pylist(rows, schema=MANIFEST)
         return self.step(f"mix/{name}", lambda build: write_manifest(build.folder, table, head) and None)
 
+    def heldout(self) -> None:
+        """The held-out documents as a set for evaluation, less the last one, which the mixes are said to hold."""
+        rows = []
+        for source in self.tables:
+            catalog = self.catalog(source)
+            rows += [
+                {
+                    "id": row["id"],
+                    "source": source,
+                    "bucket": "all",
+                    "shard": "s",
+                    "row": row["row"],
+                    "order": n,
+                    "tokens": row["tokens"],
+                    "copies": 1,
+                    "transform": "none",
+                }
+                for n, row in enumerate(catalog.filter(catalog["holdout"]).to_pylist())
+            ]
+        gone = rows.pop()
+        head = {
+            "kind": "evaluation",
+            "name": "heldout-text",
+            "recipe": "heldout: text\n",
+            "seed": 7,
+            "tokenizer_hash": "cd" * 32,
+            "parents": {},
+            "catalogs": dict.fromkeys(self.pools, "ef" * 32),
+            "pools": {source: pool.content for source, pool in self.pools.items()},
+        }
+        dropped = [
+            {
+                "id": gone["id"],
+                "source": gone["source"],
+                "share": 0.75,
+                "ngrams": 8,
+                "example": HOSTILE,
+                "twin": "ab" * 16,
+                "twin_source": HOSTILE_SOURCE,
+            }
+        ]
+
+        def work(build):
+            write_manifest(build.folder, pa.Table.from_pylist(rows, schema=MANIFEST), head)
+            build.write_table("dropped.parquet", pa.Table.from_pylist(dropped))
+
+        self.step("heldout/text", work, config={"ngram": 8, "max_share": 0.5})
+
     def tokenizer(self) -> None:
         """A word a token, so that the counts above hold."""
         words = sorted({word for texts in self.sources.values() for text in texts for word in text.split()})
@@ -495,6 +543,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Fabricator:
     made.tokenizer()
     first = made.mix("pretrain", 1)
     made.mix("midtrain", 3, {"pretrain": read_json(first.folder / "mix.json")["hash"]})
+    made.heldout()
     made.materialise("pretrain")
     made.materialise("midtrain")
     made.train("pretrain", "pretrain", None)

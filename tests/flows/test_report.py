@@ -227,6 +227,16 @@ def test_lineage_finds_mix_and_parent_by_content(whole_run):
     }
 
 
+def test_the_held_out_set_shows_what_was_taken_out(whole_run, fabricator):
+    [found] = view(whole_run)["heldout"]
+    assert found["dropped_total"] == 1
+    assert {row["source"]: (row["documents"], row["dropped"]) for row in found["by_source"]} == {
+        fabricator.hostile_source: (1, 0),
+        "books": (0, 1),
+    }
+    assert "1 held-out document taken out" in Page(render(whole_run)).text
+
+
 def test_the_mix_table_adds_up(mixed_run):
     for mix in view(mixed_run)["mixes"]:
         totals = mix["head"]["totals"]

@@ -111,7 +111,17 @@ def test_a_held_out_document_is_in_no_mix(whole_run, fabricator):
     )
     assert occurrence["catalog"]["holdout"]
     assert occurrence["mixes"] == []
-    assert occurrence["verdict"].startswith("kept out of every mix")
+    assert occurrence["heldout"] == [{"set": "text", "kept": True}]
+    assert occurrence["verdict"] == "kept out of every mix, for evaluation"
+
+
+def test_a_held_out_document_that_the_mixes_hold_says_how_much(whole_run, fabricator):
+    text = texts_by_fate(fabricator, "books")[-1]
+    [occurrence] = story_of(whole_run, fabricator, "books", text)["occurrences"]
+    [entry] = occurrence["heldout"]
+    assert (entry["kept"], entry["share"], entry["example"]) == (False, 0.75, fabricator.hostile)
+    assert "dropped from evaluation" in occurrence["verdict"]
+    assert "75.0% of its wording" in printed({"id": "", "run": "", "occurrences": [occurrence]})
 
 
 def test_every_story_is_json_and_prints_no_control_code(whole_run, fabricator):
