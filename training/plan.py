@@ -81,12 +81,6 @@ def occurrences(data: Data, epochs: int) -> tuple[np.ndarray, np.ndarray, np.nda
     return row, copy // data.copies[row], occurrence_key(data.order[row], copy)
 
 
-def fragment_lengths(length: int, sequence_length: int) -> np.ndarray:
-    """A document cut into the fewest fragments that fit, of lengths that differ by one at most."""
-    count = -(-length // sequence_length)
-    return length // count + (np.arange(count) < length % count)
-
-
 def cut_into_steps(tokens: np.ndarray, budget: int) -> np.ndarray:
     """Boundaries of steps over units in order: each step takes units while they fit the budget, at least one."""
     ends = np.cumsum(tokens)
@@ -120,7 +114,9 @@ def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
 
 
 def _fragments(data: Data, config: TrainConfig) -> Plan:
-    """Units of documents. The first token of a fragment has no target: it is counted as masked.
+    """Units of documents, each cut into the fewest fragments that fit, of lengths that differ by one at most.
+
+    The first token of a fragment has no target: it is counted as masked.
 
     Fragments of a document are spread over the run, like documents; fragment 0 keeps the occurrence's key.
     """

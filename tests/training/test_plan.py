@@ -13,7 +13,7 @@ from training.batch import batch_of_units
 from training.config import TrainConfig
 from training.data import DataError, open_data
 from training.model import device
-from training.plan import best_fit_decreasing, cut_into_steps, fragment_lengths, make_plan
+from training.plan import best_fit_decreasing, cut_into_steps, make_plan
 
 from .conftest import chat, pair, sentences, text, write_data
 
@@ -40,14 +40,6 @@ def test_steps_fill_the_budget_in_order(sizes, budget):
         assert last > first
         assert sum(sizes[first:last]) <= budget or last == first + 1
         assert last == len(sizes) or sum(sizes[first : last + 1]) > budget  # nothing more would have fitted
-
-
-@given(st.integers(1, 10_000), st.integers(2, 600))
-def test_fragments_are_even_and_fit(length, sequence_length):
-    parts = fragment_lengths(length, sequence_length)
-    assert parts.sum() == length
-    assert parts.max() <= sequence_length
-    assert parts.max() - parts.min() <= 1
 
 
 def config(**changes) -> TrainConfig:
