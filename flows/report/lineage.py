@@ -14,8 +14,8 @@ from flows.report.reading import manifests, ordered_steps, read_optional, source
 from flows.report.svg import Drawing
 from flows.run import Run
 
-ROW, GAP, BOX = 46, 12, 188  # a node's height, the space below it, its width
-COLUMN = 276  # from one column's left edge to the next
+ROW, GAP, BOX = 46, 12, 212  # a node's height, the space below it, its width
+COLUMN = 292  # from one column's left edge to the next
 RAW_FILES_SHOWN = 25
 
 

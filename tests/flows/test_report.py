@@ -314,7 +314,7 @@ def test_in_a_real_browser(whole_run, tmp_path):
     planted = path.with_name("planted.html")  # the same checks on a page that breaks every one of them
     bad = "<script>1</script><img src='other.png'><div style='width:600px'>wide</div><a href='x'></a></body>"
     planted.write_text(path.read_text().replace("</body>", bad))
-    found = _browse(chromium, websockets, planted, tmp_path / "profile")
+    found = _browse(chromium, websockets, planted, tmp_path / "profile-planted")
     assert found["messages"]
     assert found["wide"] >= 600
     assert found["alive"] == 2
@@ -363,7 +363,7 @@ def _look(websockets, address: str, path: Path) -> dict:
         send(10, "Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
         send(11, "Page.navigate", url=path.as_uri())
         while len(answers) < 2:
-            event = json.loads(socket.recv(timeout=30))
+            event = json.loads(socket.recv(timeout=90))
             method, parameters = event.get("method"), event.get("params", {})
             if method == "Network.requestWillBeSent":
                 if not parameters["request"]["url"].startswith("data:"):
