@@ -56,7 +56,7 @@ def catalog(
             "holdout_tokens": int(weights[held].sum()),
         }
 
-    return step(ctx, f"catalog/{source.name}", 1, config, inputs, work)
+    return step(ctx, f"catalog/{source.name}", 2, config, inputs, work)
 
 
 def vigintiles(quality: np.ndarray, ids: pa.ChunkedArray | pa.Array, tokens: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def _shard(
         require_same_ids(ids, table["id"], str(other))
         return table
 
-    measures = beside(measured, ["group_hash", "bytes", "language"])
+    measures = beside(measured, ["group_hash", "bytes", "language", "gzip_ratio"])
     counts = beside(tokens, ["tokens", "tokens_plain"])
     n = len(ids)
     score = beside(quality, ["quality"])["quality"] if quality else pa.nulls(n, pa.float32())
@@ -126,6 +126,7 @@ def _shard(
             "vigintile": pa.nulls(n, pa.uint8()),
             "length_bucket": length_buckets(counts["tokens"].to_numpy()),
             "holdout": held_out(measures["group_hash"], source.holdout, seed),
+            "gzip_ratio": measures["gzip_ratio"],
         },
         schema=CATALOG,
     )

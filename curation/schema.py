@@ -70,6 +70,7 @@ CATALOG = pa.schema(
         ("vigintile", pa.uint8()),  # 1 (worst) to 20 (best), token-weighted per source; null without quality
         ("length_bucket", pa.string()),  # power of two of tokens: "<1K", "1K-2K", ... ">1M"
         ("holdout", pa.bool_()),  # kept out of every mix, for evaluation
+        ("gzip_ratio", pa.float64()),  # compressed / original bytes, as measured; null where there is none
     ]
 )
 

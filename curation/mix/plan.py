@@ -12,11 +12,13 @@ import pyarrow as pa
 
 from curation.mix.manifest import MANIFEST, Manifest, complete_account, load_manifest, totals
 from curation.mix.pool import (
+    DOCUMENT_KEY,
     FILTERED_BY,
     Catalogs,
     Cell,
     RecipeError,
     eligible,
+    gzip_notes,
     line_cells,
     read_catalog,
     unfiltered_tokens,
@@ -87,7 +89,7 @@ def plan(
     targets.sort(key=lambda target: target.place)
     account = complete_account(rows, _lines(targets, types or {}), recipe.sequence_length)
     counted = totals(rows, recipe.sequence_length)
-    notes = _notes(recipe, targets, counted["tokens"])
+    notes = [*_notes(recipe, targets, counted["tokens"]), *gzip_notes(recipe, catalogs)]
     if recipe.on_shortage == "take_all":
         problems = [problem for problem in problems if problem.line is None]
     return Plan(recipe, account, counted, problems, notes, rows)
@@ -95,7 +97,7 @@ def plan(
 
 def _draw_source(recipe: Recipe, catalogs: Catalogs, source: str, targets: list[Target]) -> pl.DataFrame:
     """The rows that all lines take of one source."""
-    frame = read_catalog(catalogs, source, ["id", "shard", "row", *FILTERED_BY])
+    frame = read_catalog(catalogs, source, [*DOCUMENT_KEY, *FILTERED_BY])
     drawn = [EMPTY]
     for target in targets:
         wanted = {

@@ -10,11 +10,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.mix.gzip_cut import describe_cut, inside_cut
 from curation.mix.recipe import LENGTH_BUCKETS, Line, Recipe
 from curation.schema import CATALOG, require_columns
 
 Catalogs = Mapping[str, Path | pa.Table]
-FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "vigintile", "length_bucket", "holdout"]
+FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "vigintile", "length_bucket", "gzip_ratio", "holdout"]
+DOCUMENT_KEY = ["id", "shard", "row"]
 WHOLE_SOURCE = "all"
 
 
@@ -48,7 +50,7 @@ def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl
     """The rows that a line may take, with `bucket`, `transform` and `tokens` as the mix counts them.
 
     Never a held-out document, never one of no tokens. Raises RecipeError for a quality filter on a source without
-    quality, and for a kind of document that does not fit the mix.
+    quality, a gzip cut on one without ratios, and for a kind of document that does not fit the mix.
     """
     kind = kind_of(frame, source)
     if kind is None:
@@ -69,9 +71,15 @@ def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl
         keep &= pl.col("length_bucket").is_in(list(line.length))
     if line.language:
         keep &= pl.col("language").is_in(list(line.language))
-    return frame.filter(keep).with_columns(
+    rows = frame.filter(keep).with_columns(
         bucket=bucket_of(line), transform=pl.lit(transform), tokens=tokens.cast(pl.Int64)
     )
+    if line.gzip is None:
+        return rows
+    if rows["gzip_ratio"].null_count() == len(rows) > 0:
+        advice = "set measure.gzip_prefix_bytes above 0"
+        raise RecipeError(f"line {line.name}: source '{source}' has no gzip ratios to cut by; {advice}")
+    return rows.filter(inside_cut(rows, line.gzip))
 
 
 def bucket_of(line: Line) -> pl.Expr:
@@ -96,7 +104,7 @@ def line_cells(recipe: Recipe, catalogs: Catalogs) -> dict[int, list[Cell]]:
     """
     cells: dict[int, list[Cell]] = {place: [] for place, line in enumerate(recipe.lines) if line.source}
     for source in recipe.sources():
-        frame = read_catalog(catalogs, source, FILTERED_BY).with_row_index("place")
+        frame = read_catalog(catalogs, source, [*DOCUMENT_KEY, *FILTERED_BY]).with_row_index("place")
         takers: dict[int, pl.DataFrame] = {}
         for place, line in enumerate(recipe.lines):
             if source in line.source:
@@ -108,11 +116,22 @@ def line_cells(recipe: Recipe, catalogs: Catalogs) -> dict[int, list[Cell]]:
 
 def unfiltered_tokens(recipe: Recipe, line: Line, catalogs: Catalogs) -> int:
     """Tokens of a line's sources without its filters."""
-    bare = line.model_copy(update={"quality": None, "length": (), "language": (), "upsample": None})
+    bare = line.model_copy(update={"quality": None, "length": (), "language": (), "gzip": None, "upsample": None})
     frames = (
         eligible(read_catalog(catalogs, source, FILTERED_BY), recipe, bare, source) for source in line.source
     )
     return sum(int(frame["tokens"].sum()) for frame in frames)
+
+
+def gzip_notes(recipe: Recipe, catalogs: Catalogs) -> list[str]:
+    """What the gzip cut of each line did to each of its sources."""
+    notes = []
+    for place, line in enumerate(recipe.lines):
+        for source in line.source if line.gzip else ():
+            frame = read_catalog(catalogs, source, [*DOCUMENT_KEY, *FILTERED_BY])
+            rows = eligible(frame, recipe, line.model_copy(update={"gzip": None}), source)
+            notes.append(f"lines.{place} ({source}): {describe_cut(rows, inside_cut(rows, line.gzip))}")
+    return notes
 
 
 def _count(rows: pl.DataFrame, line: Line, source: str, kind: str) -> list[Cell]:

@@ -54,6 +54,21 @@ class Vigintiles(Strict):
         return self
 
 
+class GzipCut(Strict):
+    """Compressibility filter: shares of a source's documents, by the gzip ratio (compressed / original bytes)."""
+
+    drop_lowest: Share = Field(0.2, ge=0, lt=1)  # the most compressible
+    drop_highest: Share = Field(0.2, ge=0, lt=1)  # the least compressible
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> GzipCut:
+        if exact(self.drop_lowest) + exact(self.drop_highest) >= 1:
+            raise ValueError(
+                f"drop_lowest {self.drop_lowest:g} and drop_highest {self.drop_highest:g} drop everything"
+            )
+        return self
+
+
 class Upsample(Strict):
     """Quality-aware upsampling: nothing below the cut, then a rate that rises up to the line's max_repeats."""
 
@@ -74,6 +89,7 @@ class Line(Strict):
     quality: Vigintiles | None = None
     length: Names = ()
     language: Names = ()
+    gzip: GzipCut | None = None  # of what the other filters leave of each source
     upsample: Upsample | None = None
     transform: Transform | None = None  # of chat documents; the others have one transform
 
@@ -94,7 +110,9 @@ class Line(Strict):
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(AMOUNTS)}; found {', '.join(given) or 'none'}")
-        of_documents = [name for name in ("quality", "length", "language", "upsample") if getattr(self, name)]
+        of_documents = [
+            name for name in ("quality", "length", "language", "gzip", "upsample") if getattr(self, name)
+        ]
         if self.mix and (of_documents or self.transform):
             extra = [*of_documents, *(["transform"] if self.transform else [])]
             raise ValueError(f"a line that takes a mix takes its rows as they are: remove {', '.join(extra)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def _measurements(table: pa.Table) -> pa.Table:
             "group_hash": pa.array([xxhash.xxh3_128_hexdigest(prompt) for prompt in prompts], pa.string()),
             "bytes": pa.array([len(text) for text in texts], pa.uint64()),
             "language": pa.repeat(pa.scalar("en"), len(table)),
+            "gzip_ratio": pa.array([len(gzip.compress(text)) / len(text) if text else None for text in texts]),
         }
     )
 

@@ -63,6 +63,7 @@ def catalog(source: str, documents: int = 400) -> pa.Table:
                 "vigintile": rng.randint(1, 20),
                 "length_bucket": rng.choice(["<1K", "1K-2K"]),
                 "holdout": rng.random() < 0.1,
+                "gzip_ratio": 0.2 + tokens / 400,
             }
         )
     return pa.Table.from_pylist(rows, schema=CATALOG)

@@ -33,7 +33,7 @@ HEAD = {
 
 
 def catalog(source: str, documents: int, seed: int = 0, kind: str = "text", largest: int = 300) -> pa.Table:
-    rng = random.Random(f"{source}/{seed}")
+    rng, ratios = random.Random(f"{source}/{seed}"), random.Random(f"ratios/{source}/{seed}")
     return pa.Table.from_pylist(
         [
             {
@@ -50,6 +50,7 @@ def catalog(source: str, documents: int, seed: int = 0, kind: str = "text", larg
                 "vigintile": rng.randint(1, 20),
                 "length_bucket": rng.choice(["<1K", "1K-2K", "2K-4K"]),
                 "holdout": rng.random() < 0.1,
+                "gzip_ratio": ratios.choice([ratios.random(), 0.5]) if tokens else None,
             }
             for number in range(documents)
         ],
@@ -112,7 +113,14 @@ def worlds(draw):
             )
         line |= draw(
             st.sampled_from(
-                [{}, {}, {"language": "en"}, {"quality": {"min_vigintile": 9}}, {"length": ["<1K", "2K-4K"]}]
+                [
+                    {},
+                    {},
+                    {"language": "en"},
+                    {"quality": {"min_vigintile": 9}},
+                    {"length": ["<1K", "2K-4K"]},
+                    {"gzip": {"drop_lowest": "20%", "drop_highest": "30%"}},
+                ]
             )
         )
         lines.append(line)

@@ -258,6 +258,7 @@ class Fabricator:
                     "vigintile": 1 + place % 20,
                     "length_bucket": "<1K",
                     "holdout": place == len(rows) - 1,
+                    "gzip_ratio": 0.5,
                 }
             )
         self.step(
