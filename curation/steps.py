@@ -217,8 +217,12 @@ def verify_files(output: StepOutput) -> list[str]:
 
 
 def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> None:
+    if (folder / RECORD).exists():
+        # A complete step that lost a file. Its journal may be there still, if a kill came between the two, and
+        # would call units done whose files are gone. Of the two it goes first.
+        remove(folder / UNITS)
+        remove(folder / RECORD)
     folder.mkdir(parents=True, exist_ok=True)
-    remove(folder / RECORD)
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         remove(leftover)
     build = Build(context, identity["name"], folder)

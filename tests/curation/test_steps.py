@@ -1,0 +1,56 @@
+"""Steps: complete or not there, and a step that lost a file is made again in full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curation import steps
+from curation.files import write_bytes
+from curation.steps import UNITS, Context, StepOutput, step, verify_files
+
+
+def write_unit(folder: Path, key: str) -> dict[str, int]:
+    write_bytes(folder / f"{key}.bin", key.encode())
+    return {"bytes": len(key)}
+
+
+def run(context: Context) -> StepOutput:
+    def work(build):
+        build.counts = {"units": len(build.map(write_unit, {"a": (), "b": ()}, "threads"))}
+
+    return step(context, "x/y", 1, {}, {}, work)
+
+
+def kill_at_the_removal_of(name: str, monkeypatch) -> None:
+    """End the run where it is about to remove a file or folder of this name."""
+    remove = steps.remove
+
+    def killed(path: Path) -> None:
+        if path.name == name:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(steps, "remove", killed)
+
+
+def test_a_complete_step_that_lost_a_file_is_made_again(context):
+    first = run(context)
+    (first.folder / "a.bin").unlink()
+    second = run(context)
+    assert (second.reused, second.content) == (False, first.content)
+    assert verify_files(second) == []
+
+
+def test_a_journal_left_by_a_kill_does_not_stand_for_files_that_are_gone(context, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_at_the_removal_of(UNITS, patch)
+        run(context)
+    whole = run(context)  # the record was written: nothing is left to do, and the journal stays
+    assert whole.reused
+    assert (whole.folder / UNITS).is_dir()
+    (whole.folder / "a.bin").unlink()
+    again = run(context)
+    assert again.content == whole.content
+    assert sorted(again.record["files"]) == ["a.bin", "b.bin"]
