@@ -63,7 +63,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+    """Write JSON with sorted keys. A lone surrogate, of a file name that is no UTF-8, is read back as it was."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    write_bytes(path, text.encode("utf-8", "surrogatepass"))
 
 
 def read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections import Counter
 from importlib.metadata import version
@@ -46,7 +47,7 @@ class Source(Strict):
     exclude: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default_factory=dict)  # of the reader
     profile: str = "plain"  # rule profile that decides over the measurements
-    holdout: Share = 0.0  # share of documents kept out of every mix, for evaluation
+    holdout: Share = Field(0.0, ge=0, le=1)  # share of documents kept out of every mix, for evaluation
     quality: bool = False  # whether the quality classifier is applied
     max_document_bytes: Bytes = 32 << 20  # a longer record is quarantined, without being held in memory
     max_file_bytes: Bytes = 64 << 30  # decompressed
@@ -83,7 +84,7 @@ def ingest(ctx: Context, source: Source) -> StepOutput:
     cache = (
         ctx.workspace
         / "cache"
-        / f"hashes-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}-{source.name}.json"
+        / f"hashes-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}-{source.name}.json"
     )
     files = inventory(folder, paths, cache, ctx.executor)
     listing = json_hash([[file.relative, file.hash] for file in files])
@@ -215,7 +216,7 @@ def _problem_row(source: Source, file: RawFile, item: Problem) -> dict[str, Any]
         "source": source.name,
         "origin": _origin(file, item),
         "offset": item.offset,
-        "error": item.error[:2000],
+        "error": item.error[:2000].encode("utf-8", "backslashreplace").decode(),  # it may quote the record
         "sample": _printable(item.sample),
     }
 

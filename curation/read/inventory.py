@@ -70,7 +70,7 @@ def inventory(folder: Path, files: list[Path], cache: Path, executor: LocalExecu
     known = read_json(cache) if cache.is_file() else {}
     stamps = {str(path): [status.st_size, status.st_mtime_ns] for path in files for status in [path.stat()]}
     todo = [path for path in files if known.get(str(path), [None])[:2] != stamps[str(path)]]
-    hashes = {str(path): known[str(path)][2] for path in files if path not in set(todo)}
+    hashes = {path: known[path][2] for path, stamp in stamps.items() if known.get(path, [None])[:2] == stamp}
     for position, found in executor.map(file_hash, [(path,) for path in todo], "threads"):
         hashes[str(todo[position])] = found
     if todo:

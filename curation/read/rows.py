@@ -24,6 +24,7 @@ SUFFIX_CONTAINERS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+BOM = b"\xef\xbb\xbf"  # with which some programs begin UTF-8 files
 
 
 @dataclass(slots=True)
@@ -109,10 +110,12 @@ def parse(number: int, offset: int, raw: bytes) -> Row | Problem:
 
 
 def json_value(raw: bytes) -> Any:
-    """The value of a JSON text. NaN and infinities, which Python's own writer produces, are let through.
+    """The value of a JSON text, with or without a byte order mark. NaN and infinities, which Python's own writer
+    produces, are let through.
 
     Raises ValueError that says what is wrong: invalid UTF-8, a lone surrogate, no JSON.
     """
+    raw = raw.removeprefix(BOM)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -141,7 +144,7 @@ def array_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
     A file that does not begin with a bracket is read as JSON lines.
     """
     try:
-        start = next(iter(chunks(file.path, limits)), b"").lstrip()
+        start = next(iter(chunks(file.path, limits)), b"").removeprefix(BOM).lstrip()
     except BrokenFileError:
         start = b""
     if not start.startswith(b"["):
@@ -214,7 +217,7 @@ def tsv_rows(file: RawFile, limits: Limits, columns: tuple[str, ...] | None) -> 
         if not raw.strip():
             continue
         try:
-            fields = raw.decode("utf-8").split("\t")
+            fields = raw.removeprefix(BOM).decode("utf-8").split("\t")
         except UnicodeDecodeError as wrong:
             yield Problem(str(number), offset, f"invalid UTF-8: {wrong.reason} at byte {wrong.start}", raw)
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 from pathlib import Path
 
@@ -258,3 +259,47 @@ def test_units_hold_every_file_once_and_small_files_together(tmp_path):
     files.sort(key=lambda file: file.hash)
     (only,) = units(files).values()
     assert only == files
+
+
+def test_a_message_that_quotes_what_is_not_unicode_goes_to_the_quarantine(tmp_path, context):
+    (tmp_path / "in").mkdir()
+    wrong = '{"x": NaN, "conversations": [{"from": "\\ud800", "value": "a"}]}\n'
+    sound = '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n'
+    (tmp_path / "in/a.jsonl").write_text(wrong + sound)
+    output = ingest(context, records(tmp_path / "in", kind="chat", reader="sharegpt"))
+    assert (output.counts["documents_out"], output.counts["quarantined"]) == (1, 1)
+    (error,) = pq.read_table(output.folder / "quarantine.parquet")["error"].to_pylist()
+    assert "role '\\ud800' is not known" in error
+
+
+@pytest.mark.parametrize("share", ["-10%", 1.5, "nan"])
+def test_a_holdout_that_is_no_share_is_refused(tmp_path, share):
+    with pytest.raises(ValidationError, match="holdout"):
+        records(tmp_path, holdout=share)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": "two"}\n'),
+        ("a.json", b'[{"text": "one"}, {"text": "two"}]'),
+        ("a.tsv", b"text\tkind\none\tx\ntwo\tx\n"),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path, context, name, data):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(b"\xef\xbb\xbf" + data)
+    output = ingest(context, records(tmp_path / "in"))
+    assert [row["text"] for row in rows(output)] == ["one", "two"]
+    assert output.counts["quarantined"] == 0
+
+
+def test_a_file_name_that_is_not_utf8_is_read_and_remembered(tmp_path, context):
+    (tmp_path / "in").mkdir()
+    name = os.fsencode(tmp_path / "in") + b"/caf\xe9.jsonl"
+    with open(name, "w") as file:
+        file.write('{"text": "one"}\n')
+    os.utime(name, (1_000_000_000, 1_000_000_000))  # settled: its hash goes to the cache
+    output = ingest(context, records(tmp_path / "in"))
+    assert [row["origin"] for row in rows(output)] == ["caf\\xe9.jsonl#0@0"]
+    assert ingest(context, records(tmp_path / "in")).reused
