@@ -6,10 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
+import psutil
 import pytest
 
+from curation.files import read_json
 from flows.server import embedded_server
 from tests.mini import write_inputs, write_pipeline
 
@@ -62,3 +65,14 @@ def test_runs_share_one_server_which_ends_with_the_last(tmp_path):
         assert outer.startswith("http://127.0.0.1:")
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{outer}/health", timeout=2)
+
+
+def test_an_idle_server_leaves_the_cores_alone(tmp_path):
+    """Processor time, not wall time: a flusher that spins would take all of it."""
+    with embedded_server(tmp_path / "prefect"):
+        process = psutil.Process(read_json(tmp_path / "prefect" / "server.json")["pid"])
+        time.sleep(2)  # what follows a start
+        before = process.cpu_times()
+        time.sleep(4)
+        after = process.cpu_times()
+    assert (after.user + after.system) - (before.user + before.system) < 1.0
