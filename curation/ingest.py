@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
@@ -29,10 +30,12 @@ from curation.read.inventory import find_files, inventory, units
 from curation.read.record import SAMPLE, Document, Item, Limits, Problem, RawFile, Skipped
 from curation.read.registry import READERS, Reader
 from curation.read.shards import ShardWriter
-from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes
+from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes, shard_rows
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
-VERSION = 1
+VERSION = 2
+# The raw files, sorted by hash, then by name: what the lineage of a pool begins with.
+FILES = pa.schema([("file", pa.string()), ("bytes", pa.uint64()), ("sha256", pa.string())])
 
 
 class Source(Strict):
@@ -71,12 +74,13 @@ class Source(Strict):
 
 
 def ingest(ctx: Context, source: Source) -> StepOutput:
-    """Read a source into the step `ingest/<source>`: `shards/*.parquet` (DOCUMENT) and `quarantine.parquet`.
+    """Read a source into the step `ingest/<source>`: `shards/*.parquet` (DOCUMENT), `quarantine.parquet` and
+    `files.parquet` (FILES: file relative to the root, bytes, sha256).
 
     Counts: records_read = documents_in = documents_out + quarantined + skipped; skipped_by_reason, bytes_in (raw
     files), bytes_text (UTF-8 of the documents), files. Rows lie in the order of the raw files' content hashes,
     then of the records in a file, so that the bytes depend on contents alone; a renamed file changes the origin
-    of its rows and nothing else.
+    of its rows, its name in `files.parquet`, and nothing else.
     Raises ConfigError if the root is no folder or an include pattern matches no file.
     """
     reader = READERS[source.reader]
@@ -120,6 +124,13 @@ def _work(build: Build, source: Source, files: list[RawFile]) -> None:
         reasons.update(result.pop("skipped_by_reason"))
         totals.update(result)
     _join_quarantine(build.folder, list(tasks))
+    build.write_table("files.parquet", _file_table(files))
+    written = sum(shard_rows(path) for path in (build.folder / "shards").glob("*.parquet"))
+    if written != totals["documents_out"]:
+        raise RuntimeError(
+            f"{build.folder}: its shards hold {written} documents, {totals['documents_out']} were counted (a file "
+            "of an interrupted run was removed or added?); remove the folder and run again"
+        )
     names = ("documents_out", "quarantined", "skipped", "bytes_in", "bytes_text")
     build.counts = {name: totals[name] for name in names}
     read = totals["documents_out"] + totals["quarantined"] + totals["skipped"]
@@ -129,6 +140,11 @@ def _work(build: Build, source: Source, files: list[RawFile]) -> None:
         build.alarm(f"{totals['quarantined']} of {read} records are in quarantine, see quarantine.parquet")
     if not totals["documents_out"]:
         build.alarm(f"none of {read} records gave a document")
+
+
+def _file_table(files: list[RawFile]) -> pa.Table:
+    sizes = [file.path.stat().st_size for file in files]
+    return pa.table([[file.relative for file in files], sizes, [file.hash for file in files]], schema=FILES)
 
 
 def _join_quarantine(folder: Path, keys: list[str]) -> None:
@@ -144,6 +160,10 @@ def _join_quarantine(folder: Path, keys: list[str]) -> None:
 
 def ingest_unit(folder: Path, key: str, source: Source, files: list[RawFile]) -> dict[str, Any]:
     """Read the files of one unit into `shards/<key>-<number>.parquet`. Returns its counts."""
+    # An interrupted run can have left more shards than this one makes: a page may take too long only once.
+    for leftover in (folder / "shards", folder / UNITS):
+        for path in sorted(leftover.glob(f"{key}-*.parquet")):
+            path.unlink()
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     with (

@@ -303,3 +303,41 @@ def test_a_file_name_that_is_not_utf8_is_read_and_remembered(tmp_path, context):
     output = ingest(context, records(tmp_path / "in"))
     assert [row["origin"] for row in rows(output)] == ["caf\\xe9.jsonl#0@0"]
     assert ingest(context, records(tmp_path / "in")).reused
+
+
+def test_the_raw_files_are_listed_with_their_hashes(tmp_path, context):
+    root = write(tmp_path / "in", {"b.jsonl": ["one"], "a/c.jsonl.gz": ["two"], "copy.jsonl": ["one"]})
+    output = ingest(context, records(root))
+    listed = pq.read_table(output.folder / "files.parquet").to_pylist()
+    names = ["b.jsonl", "a/c.jsonl.gz", "copy.jsonl"]
+    expected = [
+        {"file": name, "bytes": (root / name).stat().st_size, "sha256": file_hash(root / name)} for name in names
+    ]
+    assert listed == sorted(expected, key=lambda row: (row["sha256"], row["file"]))
+    assert sum(row["bytes"] for row in listed) == output.counts["bytes_in"]
+    moved = ingest(context, records(root.rename(tmp_path / "elsewhere")))
+    assert moved.reused
+
+
+def test_what_an_interrupted_run_left_of_a_unit_is_no_part_of_it(tmp_path):
+    root = write(tmp_path / "in", {"a.jsonl": ["one", "two"]})
+    (file,) = inventory_module.inventory(root, [root / "a.jsonl"], tmp_path / "cache", LocalExecutor(1))
+    source, folder = records(root), tmp_path / "step"
+    for shard_bytes in (1, 1 << 20):  # the first leaves two shards, the second makes one
+        counts = ingest_module.ingest_unit(
+            folder, "key", source.model_copy(update={"shard_bytes": shard_bytes}), [file]
+        )
+    assert counts["documents_out"] == 2
+    assert [path.name for path in sorted((folder / "shards").iterdir())] == ["key-00000.parquet"]
+
+
+def test_a_shard_that_vanished_from_an_interrupted_run_is_missed(tmp_path, context, monkeypatch):
+    source = records(write(tmp_path / "in", FILES))
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_module, "_join_quarantine", lambda *_: 1 / 0)  # killed after the last unit
+        with pytest.raises(ZeroDivisionError):
+            ingest(context, source)
+    (shard, *_) = sorted((tmp_path / "workspace/steps/ingest/s").glob("*/shards/*.parquet"))
+    shard.unlink()
+    with pytest.raises(RuntimeError, match="remove the folder and run again"):
+        ingest(context, source)
