@@ -203,21 +203,28 @@ def natural_instructions(file: RawFile, limits: Limits, options: TaskOptions) ->
         yield Skipped("over the instances of a task")
 
 
+def questions_about(text: str, asked: list[tuple[str, str]]) -> Document:
+    """One conversation of (question, answer) about a text: it stands before the first question, and only there.
+
+    A document a question would repeat the text, and all but one of them would be near-duplicates. Questions with
+    a blank answer are left out.
+    """
+    answered = [(question, answer) for question, answer in asked if answer.strip()]
+    turns = [message for question, answer in answered for message in (user(question), assistant(answer))]
+    if turns:
+        turns[0] = user(f"{text}\n\n{turns[0]['content']}")
+    return conversation(turns, {}, ())
+
+
 def meetings(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
-    """QMSum: a meeting transcript with queries about it; a document a query, the transcript in the question."""
+    """QMSum: a meeting transcript with queries about it, the general ones first."""
 
     def shape(row, options):
         said = list_at(row, "meeting_transcripts")
         transcript = "\n".join(f"{string_at(value, 'speaker')}: {string_at(value, 'content')}" for value in said)
         queries = list_at(row, "general_query_list") + list_at(row, "specific_query_list")
-        return [
-            conversation(
-                [user(f"{transcript}\n\n{string_at(query, 'query')}"), assistant(string_at(query, "answer"))],
-                {},
-                (),
-            )
-            for query in queries
-        ]
+        asked = [(string_at(query, "query"), string_at(query, "answer")) for query in queries]
+        return questions_about(transcript, asked)
 
     return shaped(file, limits, options, shape)
 
@@ -226,15 +233,13 @@ def story_questions(file: RawFile, limits: Limits, options: RowOptions) -> Itera
     """SQuALITY: a story with questions and several written answers each, the first of which is taken."""
 
     def shape(row, options):
-        story = string_at(row, "document")
-        made = []
-        for question in list_at(row, "questions"):
-            answer = string_at(list_at(question, "responses")[0], "response_text")
-            made.append(
-                conversation(
-                    [user(f"{story}\n\n{string_at(question, 'question_text')}"), assistant(answer)], {}, ()
-                )
+        asked = [
+            (
+                string_at(question, "question_text"),
+                string_at(list_at(question, "responses")[0], "response_text"),
             )
-        return made
+            for question in list_at(row, "questions")
+        ]
+        return questions_about(string_at(row, "document"), asked)
 
     return shaped(file, limits, options, shape)

@@ -115,6 +115,20 @@ def test_conversations(read, reader, row, options, expected):
         assert turns(item.messages) == expected
 
 
+def test_all_questions_about_a_text_are_one_conversation_that_holds_it_once(read):
+    meeting = {
+        "meeting_transcripts": [{"speaker": "A", "content": "hello"}, {"speaker": "B", "content": "bye"}],
+        "general_query_list": [{"query": "g", "answer": "1"}],
+        "specific_query_list": [{"query": "blank", "answer": " "}, {"query": "s", "answer": "2"}],
+    }
+    (item,) = read("meetings", [meeting])
+    first = "A: hello\nB: bye\n\ng"
+    assert turns(item.messages) == [("user", first), ("assistant", "1"), ("user", "s"), ("assistant", "2")]
+    questions = [{"question_text": text, "responses": [{"response_text": text.upper()}]} for text in "ab"]
+    (item,) = read("story_questions", [{"document": "d", "questions": questions}])
+    assert turns(item.messages) == [("user", "d\n\na"), ("assistant", "A"), ("user", "b"), ("assistant", "B")]
+
+
 def test_chain_of_thought_puts_the_answer_after_the_rationale(read):
     (item,) = read("chain_of_thought", b"q\\nx\tyes\tbecause\n", "a.tsv")
     assert turns(item.messages) == [("user", "q\nx"), ("assistant", "because\nThe answer is yes.")]
