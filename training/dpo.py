@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from curation.schema import require_same_ids
-from curation.steps import Build, Context, StepOutput, step
+from curation.steps import Build, StepOutput
 from training.batch import Batch, make_batch
 from training.config import TrainConfig
 from training.data import Data, open_data
@@ -22,8 +22,6 @@ from training.losses import dpo
 from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal
 from training.outcome import Outcome, pair_sources
 from training.plan import best_fit_decreasing
-
-REFERENCE_VERSION = 1
 
 
 def completion_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -84,27 +82,16 @@ class DPO:
         return Outcome(loss, pair_sources(self.data, batch), metrics)
 
 
-def reference_step(
-    ctx: Context, stage: str, data: StepOutput, checkpoint: StepOutput, config: TrainConfig
-) -> StepOutput:
-    """The step `reference/<stage>`: log-probabilities of every pair under a checkpoint, named by their content.
-
-    Its table `logps.parquet` has the index's rows: id, chosen, rejected (float32, nats).
-    """
-    literals = config.model_dump(mode="json", include={"sequence_length", "micro_batch_tokens", "threads"})
-    inputs = {"data": data.content, "checkpoint": checkpoint.content}
-
-    def work(build: Build) -> None:
-        pairs = open_data(data)
-        with fixed_arithmetic(config.threads, seed=0):
-            model = load_causal(checkpoint.folder / "model").to(device()).eval()
-            chosen, rejected = pair_logps(
-                model, pairs, np.arange(pairs.rows), config.sequence_length, config.micro_batch_tokens, build
-            )
-        build.write_table("logps.parquet", pa.table({"id": pairs.ids, "chosen": chosen, "rejected": rejected}))
-        build.counts = {"documents_in": pairs.rows, "documents_out": pairs.rows}
-
-    return step(ctx, f"reference/{stage}", REFERENCE_VERSION, literals, inputs, work)
+def write_reference(build: Build, data: StepOutput, checkpoint: StepOutput, config: TrainConfig) -> None:
+    """The work of `training.station.reference_step`."""
+    pairs = open_data(data)
+    with fixed_arithmetic(config.threads, seed=0):
+        model = load_causal(checkpoint.folder / "model").to(device()).eval()
+        chosen, rejected = pair_logps(
+            model, pairs, np.arange(pairs.rows), config.sequence_length, config.micro_batch_tokens, build
+        )
+    build.write_table("logps.parquet", pa.table({"id": pairs.ids, "chosen": chosen, "rejected": rejected}))
+    build.counts = {"documents_in": pairs.rows, "documents_out": pairs.rows}
 
 
 def load_reference(output: StepOutput, data: Data) -> Reference:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from curation.files import read_json
-from curation.steps import Build, Context, StepOutput, step
+from curation.steps import Build, StepOutput
 from training.batch import make_batch
 from training.config import EvaluateConfig
 from training.data import Data, open_data
@@ -22,14 +22,13 @@ from training.plan import best_fit_decreasing
 from training.reward import scores
 from training.samples import continuations
 
-VERSION = 1
 FORMAT = 1
 CHAT_KINDS = ("instruction", "preference")  # kinds of mixes after which a model can be asked
 NATS_PER_BIT = float(np.log(2))
 
 
-def evaluate_step(
-    ctx: Context,
+def evaluate_stage(
+    build: Build,
     stage: str,
     checkpoint: StepOutput,
     tokenizer: StepOutput,
@@ -37,8 +36,8 @@ def evaluate_step(
     pairs: StepOutput | None,
     config: EvaluateConfig,
     reference: StepOutput | None,
-) -> StepOutput:
-    """See `training.station.evaluate`. Raises ValueError if a DPO checkpoint comes without its reference.
+) -> None:
+    """The work of `training.station.evaluate`.
 
     `evaluation.json`: format, stage, method, checkpoint (content hash), and what applies of
     text and answers (see `bits_per_byte`; answers are the chosen completions of the pairs, given their prompts),
@@ -46,50 +45,34 @@ def evaluate_step(
     """
     head = read_json(checkpoint.folder / "checkpoint.json")
     method = head["method"]
-    if method == "dpo" and pairs is not None and reference is None:
-        raise ValueError(
-            f"evaluate/{stage}: implicit rewards need the reference checkpoint, the parent of {stage}"
-        )
-    given = {
-        "checkpoint": checkpoint,
-        "tokenizer": tokenizer,
-        "text": text,
-        "pairs": pairs,
-        "reference": reference,
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "stage": stage,
+        "method": method,
+        "checkpoint": checkpoint.content,
     }
-    inputs = {role: output.content for role, output in given.items() if output is not None}
-
-    def work(build: Build) -> None:
-        result: dict[str, Any] = {
-            "format": FORMAT,
-            "stage": stage,
-            "method": method,
-            "checkpoint": checkpoint.content,
-        }
-        vocabulary = tokenizer.folder / "tokenizer"
-        documents, held_out = _open(text), _open(pairs)
-        build.context.progress.begin(build.name, 3)
-        with fixed_arithmetic(config.threads, config.seed), torch.no_grad():
-            load = load_reward if method == "reward" else load_causal
-            model = load(checkpoint.folder / "model").to(device()).eval()
-            if documents and method != "reward":
-                result["text"] = bits_per_byte(model, documents, config)
-            if held_out and method != "reward":
-                result["answers"] = bits_per_byte(model, _answers(held_out, vocabulary), config)
-            build.context.progress.advance(build.name, note="bits per byte")
-            if held_out and method != "causal":
-                result["pairs"] = pair_accuracy(model, method, held_out, reference, config)
-            build.context.progress.advance(build.name, note="pairs")
-            if method != "reward" and config.samples:
-                model.set_attn_implementation("sdpa")
-                in_chat = [held_out] if held_out and head["kind"] in CHAT_KINDS else []
-                prompts = [*in_chat, *([documents] if documents else [])]
-                result["samples"] = continuations(model, vocabulary, prompts, config)
-            build.context.progress.advance(build.name, note="samples")
-        build.write_json("evaluation.json", result)
-        build.counts = _counts(result)
-
-    return step(ctx, f"evaluate/{stage}", VERSION, config, inputs, work)
+    vocabulary = tokenizer.folder / "tokenizer"
+    documents, held_out = _open(text), _open(pairs)
+    build.context.progress.begin(build.name, 3)
+    with fixed_arithmetic(config.threads, config.seed), torch.no_grad():
+        load = load_reward if method == "reward" else load_causal
+        model = load(checkpoint.folder / "model").to(device()).eval()
+        if documents and method != "reward":
+            result["text"] = bits_per_byte(model, documents, config)
+        if held_out and method != "reward":
+            result["answers"] = bits_per_byte(model, _answers(held_out, vocabulary), config)
+        build.context.progress.advance(build.name, note="bits per byte")
+        if held_out and method != "causal":
+            result["pairs"] = pair_accuracy(model, method, held_out, reference, config)
+        build.context.progress.advance(build.name, note="pairs")
+        if method != "reward" and config.samples:
+            model.set_attn_implementation("sdpa")
+            in_chat = [held_out] if held_out and head["kind"] in CHAT_KINDS else []
+            prompts = [*in_chat, *([documents] if documents else [])]
+            result["samples"] = continuations(model, vocabulary, prompts, config)
+        build.context.progress.advance(build.name, note="samples")
+    build.write_json("evaluation.json", result)
+    build.counts = _counts(result)
 
 
 def bits_per_byte(model: PreTrainedModel, data: Data, config: EvaluateConfig) -> dict[str, Any]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from transformers import PreTrainedModel
 
-from curation.files import read_json, remove, write_json
-from curation.steps import Build, Context, StepOutput, step, write_folder
+from curation.files import remove, write_json
+from curation.steps import UNITS, Build, StepOutput, write_folder
 from training.causal_lm import Causal, check_end_of_turn, empty_by_source
 from training.config import TrainConfig
 from training.data import Data, open_data
-from training.dpo import DPO, load_reference, reference_step
+from training.dpo import DPO, load_reference
 from training.loop import fit
 from training.model import (
     Specials,
@@ -32,7 +31,6 @@ from training.plan import make_plan
 from training.reward import Reward
 from training.trace import Trace, token_account
 
-VERSION = 1
 FORMAT = 1
 STEP_COLUMNS = ("step", "tokens", "count", "loss", "learning_rate", "gradient_norm")  # metrics follow
 BY_SOURCE = pa.schema(
@@ -40,81 +38,38 @@ BY_SOURCE = pa.schema(
 )
 
 
-def train_step(
-    ctx: Context,
-    stage: str,
+def train_stage(
+    build: Build,
     data: StepOutput,
     tokenizer: StepOutput,
     parent: StepOutput | None,
     config: TrainConfig,
     reference: StepOutput | None,
-) -> StepOutput:
-    """See `training.station.train`. Raises ValueError for settings that do not fit each other."""
-    _check_parent(stage, tokenizer, parent, config, reference)
-    logps = reference_step(ctx, stage, data, reference or parent, config) if config.method == "dpo" else None
-    inputs = {"data": data.content, "tokenizer": tokenizer.content}
-    inputs |= {
-        role: output.content for role, output in (("parent", parent), ("reference", logps)) if output is not None
-    }
-    literals = config.model_dump(mode="json", exclude={"checkpoint_every"})
-
-    def work(build: Build) -> None:
-        vocabulary = tokenizer.folder / "tokenizer"
-        specials = find_specials(vocabulary)
-        mix = open_data(data)
-        plan = make_plan(mix, config)
-        if config.method == "causal":
-            check_end_of_turn(mix, specials)
-            for source, count in empty_by_source(mix).items():
-                build.alarm(f"{count} documents of '{source}' have no token in the loss")
-        progress = build.scratch("progress")
-        with fixed_arithmetic(config.threads, config.seed):
-            model = _make_model(mix, specials, parent, config).to(device())
-            method = _make_method(mix, logps, config)
-            watch = _Watch(build, len(plan.steps) - 1, progress)
-            trace = fit(model, method, mix, plan, config, progress, vocabulary, watch)
-        account = token_account(mix, plan, trace, config.epochs)
-        remove(build.folder / "model")
-        write_folder(build.folder / "model", lambda folder: save_model(model, vocabulary, folder))
-        origin = {"data": data.content, "tokenizer": tokenizer.content}
-        origin["parent"] = None if parent is None else {"name": parent.name, "content": parent.content}
-        write_json(build.folder / "checkpoint.json", _head(mix, trace, account, model, config) | origin)
-        build.write_table("losses.parquet", _losses(trace))
-        build.write_table("losses_by_source.parquet", pa.Table.from_pylist(trace.by_source, schema=BY_SOURCE))
-        build.counts = _counts(trace, account)
-        remove(progress)
-
-    return step(ctx, f"train/{stage}", VERSION, literals, inputs, work)
-
-
-def _check_parent(
-    stage: str,
-    tokenizer: StepOutput,
-    parent: StepOutput | None,
-    config: TrainConfig,
-    reference: StepOutput | None,
 ) -> None:
-    if parent is None and (config.method != "causal" or config.model is None):
-        raise ValueError(f"train/{stage}: without a parent checkpoint, method causal and a model are required")
-    if parent is not None and config.model is not None:
-        raise ValueError(f"train/{stage}: the model's shape comes from the parent {parent.name}; leave model out")
-    if parent is None and config.yarn_factor is not None:
-        raise ValueError(f"train/{stage}: yarn_factor stretches a parent's positions; give max_position instead")
-    if reference is not None and config.method != "dpo":
-        raise ValueError(
-            f"train/{stage}: a reference is of method dpo only; this stage's method is {config.method}"
-        )
-    for checkpoint in (parent, reference):
-        if checkpoint is None:
-            continue
-        head = read_json(checkpoint.folder / "checkpoint.json")
-        if head["method"] == "reward":
-            raise ValueError(f"train/{stage}: {checkpoint.name} is a reward model; start from a causal checkpoint")
-        if head["tokenizer"] != tokenizer.content:
-            raise ValueError(
-                f"train/{stage}: {checkpoint.name} was trained with tokenizer {head['tokenizer'][:16]}, "
-                f"given is {tokenizer.content[:16]}"
-            )
+    """The work of `training.station.train`. `reference` is the step with the reference's log-probabilities."""
+    vocabulary = tokenizer.folder / "tokenizer"
+    specials = find_specials(vocabulary)
+    mix = open_data(data)
+    plan = make_plan(mix, config)
+    if config.method == "causal":
+        check_end_of_turn(mix, specials)
+        for source, count in empty_by_source(mix).items():
+            build.alarm(f"{count} documents of '{source}' have no token in the loss")
+    progress = build.folder / UNITS / "checkpoints"  # stays until the record of the step is written
+    with fixed_arithmetic(config.threads, config.seed):
+        model = _make_model(mix, specials, parent, config).to(device())
+        method = _make_method(mix, reference, config)
+        watch = _Watch(build, len(plan.steps) - 1)
+        trace = fit(model, method, mix, plan, config, progress, vocabulary, watch)
+    account = token_account(mix, plan, trace, config.epochs)
+    remove(build.folder / "model")
+    write_folder(build.folder / "model", lambda folder: save_model(model, vocabulary, folder))
+    origin = {"data": data.content, "tokenizer": tokenizer.content}
+    origin["parent"] = None if parent is None else {"name": parent.name, "content": parent.content}
+    write_json(build.folder / "checkpoint.json", _head(mix, trace, account, model, config) | origin)
+    build.write_table("losses.parquet", _losses(trace))
+    build.write_table("losses_by_source.parquet", pa.Table.from_pylist(trace.by_source, schema=BY_SOURCE))
+    build.counts = _counts(trace, account)
 
 
 def _make_model(mix: Data, specials: Specials, parent: StepOutput | None, config: TrainConfig) -> PreTrainedModel:
@@ -144,7 +99,7 @@ def _make_method(mix: Data, logps: StepOutput | None, config: TrainConfig) -> Me
 class _Watch:
     """Tells whoever watches, and writes `log.jsonl`, the one file with times in it."""
 
-    def __init__(self, build: Build, steps: int, progress: Path):
+    def __init__(self, build: Build, steps: int):
         self.build, self.log = build, build.scratch("log.jsonl")
         build.context.progress.begin(build.name, steps)
         self.seen = False

@@ -135,3 +135,13 @@ def test_doctor_answers():
     findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
     assert findings["polars"]["state"] == "ok"
     assert findings["engine local"]["state"] == "ok"
+
+
+def test_finding_a_finished_pipeline_imports_no_torch():
+    """What names the steps is read without the libraries that do the work: a rerun takes a second, not ten."""
+    code = (
+        "import sys; import flows.execute, flows.line, training.station; "
+        "print([m for m in ('torch', 'transformers', 'prefect', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -75,13 +75,13 @@ def test_killed_runs_end_in_the_same_bits(tmp_path, context, texts, tokenizer, l
     assert kill_after(second, workspace, texts, tokenizer, settings) == -signal.SIGKILL
     folder = next((workspace / "steps" / "train" / "pretrain").glob("[0-9a-f]*"))
     assert load(folder) is None
-    kept = checkpoint.latest(folder / "progress")
+    kept = checkpoint.latest(folder / ".units" / "checkpoints")
     assert kept is not None
     resumed = train(Context(workspace), "pretrain", texts, tokenizer, None, long_run)
     weights = "model/model.safetensors"
     assert resumed.record["files"][weights] == whole.record["files"][weights]
     assert resumed.content == whole.content, f"killed after {first} and {second} steps"
-    assert not (resumed.folder / "progress").exists()
+    assert not (resumed.folder / ".units" / "checkpoints").exists()
 
 
 def test_a_forgotten_optimiser_would_show(tmp_path, context, texts, tokenizer, tiny, monkeypatch):

@@ -153,7 +153,7 @@ def test_same_inputs_same_bytes_and_nothing_done_twice(context, tmp_path, texts,
     often = tiny.model_copy(update={"checkpoint_every": 2})
     saving = train(Context(tmp_path / "third"), "pretrain", texts, tokenizer, None, often)
     assert saving.content == pretrained.content
-    assert not (saving.folder / "progress").exists()
+    assert not (saving.folder / ".units").exists()
     seeded = train(context, "pretrain", texts, tokenizer, None, tiny.model_copy(update={"seed": 1}))
     assert seeded.content != pretrained.content
 
