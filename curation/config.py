@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 BYTE_UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
+DEEPEST, MOST = 50, 200_000  # levels and values of a YAML file
+
 
 class ConfigError(Exception):
     """A config file is wrong. The message names the file, the line, what was found and what was expected."""
@@ -78,12 +80,19 @@ def load_config(path: Path, model: type[Model], overrides: list[str] | None = No
         raise ConfigError(_explain(error, lines, Path(path))) from None
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, str]]:
-    """The mapping of a YAML file with its base merged in, and "file:line" of every key path in it."""
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
+    """The mapping of a YAML file with its base merged in, and "file:line" of every key path in it.
+
+    `above`: the files whose base this one is.
+    """
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: it is a base of itself; take one 'base' of {', '.join(map(str, above))} out")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error}") from None
     try:
@@ -95,7 +104,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple, str]]:
     lines: dict[tuple, str] = {}
     data = _build(node, (), path, lines)
     if "base" in data:
-        base, base_lines = read_yaml(path.parent / str(data.pop("base")))
+        base, base_lines = read_yaml(path.parent / str(data.pop("base")), (*above, path.resolve()))
         return merge(base, data), {**base_lines, **lines}
     return data, lines
 
@@ -109,10 +118,14 @@ def merge(base: Any, change: Any) -> Any:
 
 def _build(node: yaml.Node, at: tuple, path: Path, lines: dict[tuple, str]) -> Any:
     lines[at] = f"{path}:{node.start_mark.line + 1}"
+    if len(at) > DEEPEST or len(lines) > MOST:  # an alias within itself, or aliases of aliases of aliases
+        raise ConfigError(f"{lines[at]}: over {DEEPEST} levels or {MOST} values; write them out without aliases")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: a key is a word, not a list or mapping")
             if key in result:
                 raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: key '{key}' is given twice")
             result[key] = _build(value_node, (*at, key), path, lines)
@@ -123,7 +136,7 @@ def _build(node: yaml.Node, at: tuple, path: Path, lines: dict[tuple, str]) -> A
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-45
         raise ConfigError(f"{path}:{node.start_mark.line + 1}: {error}") from None
 
 
@@ -131,6 +144,10 @@ def _override(data: dict[str, Any], override: str) -> None:
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {override}: expected key=value, for example --set seed=7")
+    try:
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
     *parents, last = dotted.split(".")
     for key in parents:
         try:
@@ -139,10 +156,10 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: '{key}' is no position in a list") from None
         if not isinstance(data, dict | list):
             raise ConfigError(f"--set {override}: '{key}' is a value, not a mapping")
-    if isinstance(data, list):
-        data[int(last)] = yaml.safe_load(value)
-    else:
-        data[last] = yaml.safe_load(value)
+    try:
+        data[int(last) if isinstance(data, list) else last] = parsed
+    except (ValueError, IndexError):
+        raise ConfigError(f"--set {override}: '{last}' is no position in a list of {len(data)}") from None
 
 
 def _expand(value: Any, at: tuple, lines: dict[tuple, str], path: Path) -> Any:
