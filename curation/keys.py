@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numba import njit
 
 
@@ -58,8 +59,12 @@ def split_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | list[str]) -> tuple
         ids = ids.combine_chunks()
     if not isinstance(ids, pa.Array):
         ids = pa.array(list(ids), pa.string())
-    joined = "".join(ids.to_pylist())
-    if len(joined) != 32 * len(ids):
-        raise ValueError("a document id is 32 hex digits; found one of another length")
-    halves = np.frombuffer(bytes.fromhex(joined), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    lengths = pc.binary_length(ids).fill_null(0).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(lengths != 32)
+    if len(wrong):
+        raise ValueError(f"row {wrong[0]}: a document id is 32 hex digits, found {ids[int(wrong[0])].as_py()!r}")
+    raw = bytes.fromhex("".join(ids.to_pylist()))
+    if len(raw) != 16 * len(ids):  # fromhex passes over blanks
+        raise ValueError("a document id is 32 hex digits, found one with blanks")
+    halves = np.frombuffer(raw, dtype=">u8").astype(np.uint64).reshape(-1, 2)
     return halves[:, 0].copy(), halves[:, 1].copy()

@@ -11,7 +11,7 @@ from curation.dedup.keep import preference
 from curation.dedup.settings import Dedup, Keep
 from curation.steps import Build, Context, StepOutput, step
 
-VERSION = 1
+VERSION = 2
 
 
 def dedup_exact(

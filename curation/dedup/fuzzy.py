@@ -38,7 +38,7 @@ from curation.dedup.unionfind import components, keep_representatives
 from curation.dedup.verify import verified_pairs
 from curation.steps import Build, Context, StepOutput, step
 
-VERSION = 1
+VERSION = 2
 
 
 def dedup_fuzzy(

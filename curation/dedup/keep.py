@@ -50,7 +50,7 @@ def preference(
 def parse_times(created: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """ISO 8601 dates and times as microseconds since 1970 (UTC where no zone is given). Shape (n,), int64.
 
-    Null, and what is no date, is UNKNOWN_TIME, older than any.
+    A year or a month stands for its first day. Null, and what is no date, is UNKNOWN_TIME, older than any.
     """
     encoded = pc.dictionary_encode(created, null_encoding="encode")
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
@@ -61,8 +61,11 @@ def parse_times(created: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def _microseconds(value: str | None) -> int:
+    text = value or ""
+    if len(text) in (4, 7):  # a year or a month is its first day, which fromisoformat does not say
+        text += "-01-01" if len(text) == 4 else "-01"
     try:
-        time = datetime.fromisoformat(value or "")
+        time = datetime.fromisoformat(text)
     except ValueError:
         return int(UNKNOWN_TIME)
     time = time if time.tzinfo else time.replace(tzinfo=UTC)

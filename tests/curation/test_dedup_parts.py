@@ -229,12 +229,18 @@ def test_times_are_compared_as_times():
         "yesterday",
         "",
         "1969-12-31",
+        "2024",
+        "2024-02",
     ]
     got = parse_times(pa.array(given_times, pa.string()))
     assert got[0] == datetime(2024, 1, 2, tzinfo=UTC).timestamp() * 1e6
     assert got[1] == got[2] == datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp() * 1e6
     assert (got[3:6] == UNKNOWN_TIME).all()
     assert got[6] == -86400 * 1_000_000
+    assert [datetime.fromtimestamp(time / 1e6, UTC).isoformat()[:10] for time in got[7:]] == [
+        "2024-01-01",
+        "2024-02-01",
+    ]
     chunks = pa.chunked_array([given_times[:4], [], given_times[4:]], pa.string())
     np.testing.assert_array_equal(parse_times(chunks), got)
     assert len(parse_times(pa.chunked_array([], pa.string()))) == 0

@@ -1,0 +1,31 @@
+"""Keyed hashes: ids are taken by their value, and what is no id is named."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from curation.keys import key_of, keyed_hash, split_ids
+
+IDS = [f"{n:032x}" for n in (0, 1, 1 << 64, (1 << 128) - 1)]
+
+
+def test_halves_are_those_of_the_number():
+    high, low = split_ids(IDS)
+    assert [(int(a) << 64) + int(b) for a, b in zip(high, low, strict=True)] == [int(one, 16) for one in IDS]
+
+
+def test_a_hash_depends_on_the_id_and_the_key_alone():
+    key = key_of(1, "holdout")
+    whole = keyed_hash(IDS, key)
+    assert whole.tolist() == [int(keyed_hash([one], key)[0]) for one in IDS]
+    assert keyed_hash(pa.chunked_array([IDS[:1], IDS[1:]], pa.string()), key).tolist() == whole.tolist()
+    assert keyed_hash(IDS, key_of(2, "holdout")).tolist() != whole.tolist()
+
+
+@pytest.mark.parametrize(
+    "wrong", [["a" * 31, "b" * 33], ["0" * 15 + "  " + "0" * 15], ["g" * 32], [None], [""], ["é" * 16]]
+)
+def test_what_is_no_id_is_an_error(wrong):
+    with pytest.raises(ValueError, match=r"32 hex digits|hexadecimal"):
+        split_ids(wrong)
