@@ -7,6 +7,7 @@ tokenizer step has proven its ids equal on a sample of every pool (`encoder.json
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,15 @@ class Encoder:
         inside[first] = inside[last] = False
         ids[inside] = content
         return Encoded(ids, mask, starts[segments.starts], starts)
+
+
+def limit_threads(workers: int) -> None:
+    """Let both libraries encode on at most `workers` threads, in this process and those it starts.
+
+    To be called before the first text is encoded: their pools start then, over all cores unless told otherwise, and
+    keep their size. A RAYON_NUM_THREADS that is set already stays.
+    """
+    os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
 
 
 def load_encoder(tokenizer: StepOutput | Path) -> Encoder:

@@ -65,8 +65,10 @@ def test_training_depends_on_the_documents_alone(make_stations, prose):
 def test_training_does_not_depend_on_threads_or_hash_seed(prose, tmp_path):
     (tmp_path / "prose.json").write_text(json.dumps(prose))
     code = (
-        "import json, sys, hashlib; from curation.tokens import _train;"
-        "print(hashlib.sha256(_train(iter([json.load(open(sys.argv[1]))]), 700).to_str().encode()).hexdigest())"
+        "import json, sys, hashlib; from curation.tokenizer.bpe import train_bpe;"
+        "from curation.tokens import Tokenizer;"
+        "trained = train_bpe(iter([json.load(open(sys.argv[1]))]), Tokenizer(vocab_size=700));"
+        "print(hashlib.sha256(trained.to_str().encode()).hexdigest())"
     )
     found = set()
     for threads, parallel, seed in (("1", "false", "1"), ("4", "true", "2")):

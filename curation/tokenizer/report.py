@@ -1,0 +1,91 @@
+"""How well a tokenizer fits: bytes per token of every source, beside those of a reference tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from curation.chat import DOCUMENT_COLUMNS, plain_texts
+from curation.encoder import Encoder
+from curation.keys import key_of
+from curation.shards import Picks, batches, pick
+from curation.steps import StepOutput
+from curation.tokenizer.bpe import read_folder
+from curation.tokenizer.config import Tokenizer
+from curation.tokenizer.sample import LONGEST, Outputs, alive_bytes, beginning
+
+REPORT = "report.json"
+
+
+def measure_fit(
+    encoder: Encoder,
+    pools: Outputs,
+    measured: Outputs,
+    ledgers: list[StepOutput],
+    config: Tokenizer,
+    trained_on: list[Picks],
+) -> dict[str, Any]:
+    """`{sources: [line], whole: line, reference}`; a line has counts of a sample and bytes per token.
+
+    The sample of a source is `report_bytes` of alive documents by keyed hash, each by its first 64 KiB, contents
+    alone: no special tokens. `documents_trained_on` says how many of them training has seen. `whole` weighs each
+    source by the bytes of its alive documents.
+    """
+    reference = None
+    if config.reference is not None:
+        reference = read_folder(Path(config.reference))
+        reference.encode_special_tokens = True
+    seen = {one.path: one.rows for one in trained_on}
+    lines = []
+    for source in sorted(pools):
+        key = key_of(config.seed, f"tokenizer/report/{source}")
+        picks = pick([source], pools, measured, ledgers, key, weight=config.report_bytes, largest=LONGEST)
+        line = {"source": source, "pool_bytes": alive_bytes(pools[source], measured[source], ledgers)}
+        lines.append(line | _count(picks, seen, encoder, reference))
+    return {
+        "vocab_size": encoder.vocab_size,
+        "reference": None
+        if reference is None
+        else {"vocab_size": reference.get_vocab_size(with_added_tokens=True)},
+        "sources": lines,
+        "whole": _whole(lines, "reference_tokens" if reference else None),
+    }
+
+
+def _count(
+    picks: list[Picks], seen: dict[Path, np.ndarray], encoder: Encoder, reference: tokenizers.Tokenizer | None
+) -> dict[str, Any]:
+    line: dict[str, Any] = {"documents": 0, "documents_trained_on": 0, "bytes": 0, "tokens": 0}
+    if reference is not None:
+        line["reference_tokens"] = 0
+    for one in picks:
+        line["documents"] += len(one.rows)
+        line["documents_trained_on"] += int(np.isin(one.rows, seen.get(one.path, ())).sum())
+        for _, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
+            texts = [beginning(text) for text in plain_texts(table)]
+            line["bytes"] += sum(len(text.encode()) for text in texts)
+            line["tokens"] += len(encoder.contents(texts)[0])
+            if reference is not None:
+                encoded = reference.encode_batch_fast(texts, add_special_tokens=False)
+                line["reference_tokens"] += sum(len(each.ids) for each in encoded)
+    for tokens, rate in (("tokens", "bytes_per_token"), ("reference_tokens", "reference_bytes_per_token")):
+        if tokens in line:
+            line[rate] = round(line["bytes"] / line[tokens], 6) if line[tokens] else None
+    return line
+
+
+def _whole(lines: list[dict[str, Any]], reference: str | None) -> dict[str, Any]:
+    """All sources as one text: their bytes, over the tokens that they would be at the rates of the samples."""
+    whole: dict[str, Any] = {
+        name: sum(line[name] for line in lines) for name in ("documents", "bytes", "pool_bytes")
+    }
+    for tokens, rate in (("tokens", "bytes_per_token"), (reference, "reference_bytes_per_token")):
+        if tokens is not None:
+            counted = [line for line in lines if line[tokens]]
+            size = sum(line["pool_bytes"] for line in counted)
+            estimate = sum(line["pool_bytes"] * line[tokens] / line["bytes"] for line in counted)
+            whole[rate] = round(size / estimate, 6) if estimate else None
+    return whole
