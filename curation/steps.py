@@ -196,9 +196,10 @@ def load(folder: Path) -> StepOutput | None:
     """The complete step in `folder`; None if its record or a file of it is missing or of another size."""
     try:
         record = read_json(folder / RECORD)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    for relative, entry in record["files"].items():
+        files = record["files"].items()
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None  # none, or one that a failing disk has cut: then it counts as not there
+    for relative, entry in files:
         path = folder / relative
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             return None

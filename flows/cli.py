@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+
+# Read by OpenMP when torch or numba load it: threads that spin while they wait halve the speed of a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="mixwright",
@@ -19,8 +23,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+
+def _console(stream: str) -> Console:
+    """In a file or a pipe a line is a line: nothing is cut to the width of a terminal that is not there."""
+    is_terminal = getattr(sys, stream).isatty()
+    width = {} if is_terminal or "COLUMNS" in os.environ else {"width": 160}
+    return Console(stderr=stream == "stderr", highlight=False, soft_wrap=not is_terminal, **width)
+
+
+out, errors = _console("stdout"), _console("stderr")
 
 
 class Exit(IntEnum):
@@ -38,7 +50,9 @@ Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", envvar="MIXWRIGHT_WORKSPACE", help="Folder that holds all results.")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Units of work at once. Default: one for each core.")]
-Engine = Annotated[str, typer.Option(help="Where units run: local (threads and processes) or inline.")]
+Engine = Annotated[
+    Literal["local", "inline"], typer.Option(help="Where units run: in threads and processes, or one by one.")
+]
 StrictMode = Annotated[bool, typer.Option("--strict", help="Fail on whatever is otherwise counted and reported.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
 Settings = Annotated[
@@ -59,11 +73,19 @@ def main() -> None:
         errors.print("\n[yellow]interrupted[/]; finished work is kept, the same command goes on from there")
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:
-        code = _known_errors().get(type(error).__name__)
+        code = _exit_code(error)
         if code is None:
             raise
         errors.print(f"[red]error:[/] {_escape(str(error))}")
         sys.exit(code)
+
+
+def _exit_code(error: Exception) -> Exit | None:
+    """Of an error whose message says what is wrong: the code. None: a defect of the program."""
+    known = _known_errors()
+    named = next((known[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in known), None)
+    # ValueError is for users, here as in the design; an OSError names the file and what is wrong with it.
+    return Exit.FAILED if named is None and isinstance(error, ValueError | OSError) else named
 
 
 def _known_errors() -> dict[str, Exit]:
@@ -74,6 +96,8 @@ def _known_errors() -> dict[str, Exit]:
         "InfeasibleError": Exit.NEGATIVE,
         "ManifestError": Exit.NEGATIVE,
         "StrictError": Exit.FAILED,
+        "DataError": Exit.FAILED,
+        "NonFiniteLossError": Exit.FAILED,
         "ServerError": Exit.FAILED,
         "StoppedError": Exit.INTERRUPTED,
         "RunNotFoundError": Exit.NOT_FOUND,
@@ -83,14 +107,15 @@ def _known_errors() -> dict[str, Exit]:
     }
 
 
-def _escape(text: str) -> str:
+def _escape(value: object) -> str:
+    """Text of the world outside for a line of markup: no tag of its own, no code that steers the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(value)))
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")  # ASCII: no code of a document steers the terminal
 
 
 def _terminate(*_: object) -> None:
@@ -115,7 +140,7 @@ def run(
 
     Example: mixwright run manifests/demo/pipeline.yaml --workers 2
     """
-    from flows.execute import Options, missing_step
+    from flows.execute import Options, finished_run, missing_step
     from flows.line import JOBS
 
     if until not in JOBS:
@@ -124,8 +149,9 @@ def run(
     missing = missing_step(options)
     if dry_run:
         _tell_dry_run(missing)
-    elif missing is None:
-        _tell_nothing_to_do(workspace)
+    elif missing is None and (latest := finished_run(options)) is not None:
+        out.print("[green]nothing to do[/]: inputs, recipes and code are as before, every step is there")
+        out.print(f"latest run: {latest.name}; report: {_escape(latest.folder / 'report.html')}")
     else:
         _run_and_summarise(options, no_orchestrator)
 
@@ -134,18 +160,7 @@ def _tell_dry_run(missing: Exception | None) -> None:
     if missing is None:
         out.print("nothing to do: every step is there")
     else:
-        out.print(f"next: {missing}; the steps after it follow from its result")
-
-
-def _tell_nothing_to_do(workspace: Path) -> None:
-    from flows.run import RunNotFoundError, load_run
-
-    out.print("[green]nothing to do[/]: inputs, recipes and code are as before, every step is there")
-    try:
-        latest = load_run(workspace)
-        out.print(f"latest run: {latest.name}; report: {latest.folder / 'report.html'}")
-    except RunNotFoundError:
-        pass
+        out.print(f"next: {_escape(missing)}; the steps after it follow from its result")
 
 
 def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
@@ -163,7 +178,7 @@ def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
 
             finished = run_flow(options, terminal, terminal.stage)
     print_summary(finished, out)
-    out.print(f"\nreport: {finished.folder / 'report.html'}")
+    out.print(f"\nreport: {_escape(finished.folder / 'report.html')}")
 
 
 @app.command()
@@ -211,13 +226,16 @@ def mix(
     from flows.planning import build_mix, plan_recipe, print_account, print_plan
 
     if dry_run:
-        print_plan(plan_recipe(recipe, workspace, settings or []), out)
+        planned = plan_recipe(recipe, workspace, settings or [])
+        print_plan(planned, out)
+        if planned.problems:
+            raise typer.Exit(Exit.NEGATIVE)
         return
     with LocalExecutor(workers, engine) as executor:
         built = build_mix(recipe, workspace, settings or [], executor, strict)
     head = read_json(built.folder / "mix.json")
     print_account(head["name"], head["account"], head["totals"], out)
-    out.print(f"manifest {head['hash'][:16]}: {built.folder}")
+    out.print(f"manifest {head['hash'][:16]}: {_escape(built.folder)}")
 
 
 @app.command()
@@ -239,7 +257,7 @@ def verify(
         for problem in problems:
             out.print(f"[red]✗[/] {_escape(problem)}")
     else:
-        out.print(f"[green]✓[/] {folder}: every part, row, count and hash is as recorded")
+        out.print(f"[green]✓[/] {_escape(folder)}: every part, row, count and hash is as recorded")
     if problems:
         raise typer.Exit(Exit.NEGATIVE)
 
@@ -289,7 +307,7 @@ def report(
     from flows.report import write_report
     from flows.run import load_run
 
-    out.print(str(write_report(load_run(workspace, run))))
+    out.print(_escape(write_report(load_run(workspace, run))))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from curation.steps import Context, Progress, StepMissingError, StepOutput
 from flows.line import JOBS, Line, Stage, direct
 from flows.pipeline import load_pipeline
 from flows.report import write_report
-from flows.run import Recorder, Run
+from flows.run import Recorder, Run, recorded_runs
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,11 @@ def open_line(options: Options, context: Context, stage: Stage = direct) -> Line
 
 
 def missing_step(options: Options, line: Line | None = None) -> StepMissingError | None:
-    """The first step of the pipeline that has not been run yet, or None if there is nothing to do."""
-    line = line or open_line(options, Context(options.workspace, build=False))
+    """The first step of the pipeline that has not been run yet, None if there is none.
+
+    Raises StrictError where `options.strict` and a step that is there has raised an alarm.
+    """
+    line = line or open_line(options, Context(options.workspace, strict=options.strict, build=False))
     try:
         line.run(options.until)
     except StepMissingError as missing:
@@ -54,10 +57,19 @@ def missing_step(options: Options, line: Line | None = None) -> StepMissingError
     return None
 
 
+def finished_run(options: Options) -> Run | None:
+    """The latest run of the pipeline if it came to its end, report and all; else a rerun is to write that."""
+    name = load_pipeline(options.pipeline, options.settings)[0].name
+    runs = [run for run in recorded_runs(options.workspace) if run.data["pipeline"] == name]
+    latest = max(runs, key=lambda run: run.data["started"], default=None)
+    done = latest is not None and latest.data["status"] == "completed" and (latest.folder / "report.html").exists()
+    return latest if done else None
+
+
 def execute(options: Options, progress: Progress | None = None, stage: Stage = direct) -> Run:
     """Run the pipeline's jobs up to `options.until` and write the report; every finished step stays.
 
-    Raises what the stations raise; the run is then recorded as failed, or as interrupted on KeyboardInterrupt.
+    Raises what the stations raise; the run is then recorded as failed, or as interrupted by a signal.
     """
     progress = progress or Progress()
     with LocalExecutor(options.workers, options.engine) as executor:
@@ -70,11 +82,11 @@ def execute(options: Options, progress: Progress | None = None, stage: Stage = d
         context.progress = Recorded(progress, recorder)
         try:
             line.run(options.until)
-        except KeyboardInterrupt:
-            recorder.finish("interrupted")
-            raise
-        except BaseException as error:
+        except Exception as error:
             recorder.finish("failed", f"{type(error).__name__}: {error}")
+            raise
+        except BaseException:  # Ctrl-C, and what Prefect makes of SIGTERM
+            recorder.finish("interrupted")
             raise
         run = recorder.finish("completed")
     stage("report", lambda: write_report(run))

@@ -78,7 +78,8 @@ def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
     outputs = load_run(workspace, run).steps("mix/")
     if manifest not in outputs:
         raise RunNotFoundError(
-            f"'{manifest}' is no folder with a mix.json and no mix of the run; it has {', '.join(outputs) or 'none'}"
+            f"'{manifest}' is no folder with a mix.json and no mix of the run; "
+            f"it has {', '.join(outputs) or 'none'}"
         )
     return outputs[manifest].folder
 

@@ -5,6 +5,9 @@ The record names every step that the run used, done or found; the steps' own rec
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,8 +60,9 @@ class Recorder:
 
     def __init__(self, workspace: Path, pipeline: str, config: dict[str, Any], command: str):
         self.workspace = workspace
-        self.name = _new_name(workspace / "runs", pipeline)
-        self.folder = workspace / "runs" / self.name
+        self.folder = _new_folder(workspace / "runs", pipeline)
+        self.name = self.folder.name
+        self._lock = threading.Lock()  # steps of several sources end at once
         self.data: dict[str, Any] = {
             "run": self.name,
             "pipeline": pipeline,
@@ -83,9 +87,10 @@ class Recorder:
             "reused": output.reused,
             "seconds": 0.0 if output.reused else output.record["seconds"],
         }
-        if all(known["name"] != output.name for known in self.data["steps"]):
-            self.data["steps"].append(entry)
-            self.save()
+        with self._lock:
+            if all(known["name"] != output.name for known in self.data["steps"]):
+                self.data["steps"].append(entry)
+                self.save()
 
     def finish(self, status: str, error: str | None = None) -> Run:
         """`status` is completed, failed or interrupted."""
@@ -103,24 +108,34 @@ def load_run(workspace: Path, name: str | None = None) -> Run:
     if name and (Path(name) / RECORD).is_file():
         folder = Path(name).resolve()
         return Run(folder, read_json(folder / RECORD))
-    known = {path.parent.name: path.parent for path in runs.glob(f"*/{RECORD}")}
+    known = {run.name: run for run in recorded_runs(workspace)}
     if not known:
         raise RunNotFoundError(f"{workspace}: no run yet; start one with: mixwright run PIPELINE.yaml")
     if name is None:
-        records = [Run(folder.resolve(), read_json(folder / RECORD)) for folder in known.values()]
-        return max(records, key=lambda run: (run.data["started"], run.name))
+        return max(known.values(), key=lambda run: (run.data["started"], run.name))
     if name not in known:
         raise RunNotFoundError(f"{runs}: no run '{name}'; there are {', '.join(sorted(known))}")
-    return Run(known[name].resolve(), read_json(known[name] / RECORD))
+    return known[name]
 
 
-def _new_name(runs: Path, pipeline: str) -> str:
+def recorded_runs(workspace: Path) -> list[Run]:
+    """Every run of the workspace, by name. A record that is no JSON counts as not there."""
+    found = []
+    for path in sorted((Path(workspace) / "runs").glob(f"*/{RECORD}")):
+        with contextlib.suppress(ValueError):
+            found.append(Run(path.parent.resolve(), read_json(path)))
+    return found
+
+
+def _new_folder(runs: Path, pipeline: str) -> Path:
+    """Make a folder of a name that no other run has, were it started in the same second."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    name, number = f"{pipeline}-{stamp}", 1
-    while (runs / name).exists():
-        number += 1
-        name = f"{pipeline}-{stamp}-{number}"
-    return name
+    for number in itertools.count(1):
+        folder = runs / (f"{pipeline}-{stamp}" if number == 1 else f"{pipeline}-{stamp}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
 
 
 def _now() -> str:

@@ -85,9 +85,9 @@ def model_figures(figures: dict[str, Any]) -> list[str]:
     text = figures.get("text")
     cells = [f"{text['all']['bits_per_byte']:.3f}" if text else ""]
     pairs = figures.get("pairs")
-    for method in ("reward", "dpo"):
-        cells.append(_accuracy(pairs["all"]) if pairs and figures["method"] == method else "")
-    return cells
+    return cells + [
+        _accuracy(pairs["all"]) if pairs and figures["method"] == method else "" for method in ("reward", "dpo")
+    ]
 
 
 def _accuracy(entry: dict[str, Any]) -> str:

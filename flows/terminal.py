@@ -79,8 +79,8 @@ class Terminal(Watch):
         done = [output for output in steps if not output.reused]
         line = Text()
         line.append("✓ " if done or not steps else "= ", style="green" if done else "dim")
-        line.append(f"{name:<20}")
-        line.append(f"{_summary(name, steps):<46}", style="" if done else "dim")
+        line.append(f"{name:<22}")
+        line.append(f"{_summary(name, steps):<44} ", style="" if done else "dim")
         line.append("unchanged" if steps and not done else f"{seconds:7.1f} s", style="dim")
         self._console.print(line)
         for output in steps:
@@ -99,7 +99,7 @@ def _summary(stage: str, steps: list[StepOutput]) -> str:
     if by_source:
         parts.append(f"{len(steps)} sources")
     if read or kept:
-        parts.append(f"{read:,} → {kept:,} documents" if read != kept else f"{kept:,} documents")
+        parts.append(f"{read:,} → {kept:,} docs" if read != kept else f"{kept:,} docs")
     if tokens:
         parts.append(f"{tokens:,} tokens")
     return ", ".join(parts)

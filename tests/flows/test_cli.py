@@ -141,7 +141,87 @@ def test_finding_a_finished_pipeline_imports_no_torch():
     """What names the steps is read without the libraries that do the work: a rerun takes a second, not ten."""
     code = (
         "import sys; import flows.execute, flows.line, training.station; "
-        "print([m for m in ('torch', 'transformers', 'prefect', 'scipy') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'prefect') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--set", "seed=[1"], 2, "--set seed=[1"),
+        (["--engine", "ray"], 2, "engine"),
+        (["--strict"], 1, "quarantine"),  # one of the notes is broken; all steps are there
+    ],
+)
+def test_a_wrong_call_of_run_is_told_without_a_traceback(project, arguments, code, words):
+    done = mixwright("run", project[0] / "pipeline.yaml", "-w", project[1], *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_files_that_cannot_be_used_are_told_without_a_traceback(project, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["run", tmp_path], ["run", project[0] / "pipeline.yaml", "-w", tmp_path / "file"]):
+        done = mixwright(*arguments)
+        assert done.returncode in (1, 2)
+        assert str(tmp_path) in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_message_neither_wraps_nor_steers_the_terminal(project, tmp_path):
+    """In a pipe a path stays in one piece, with brackets in it; a control code does not get through."""
+    workspace = tmp_path / ("[red]" + "long-name-" * 12)
+    done = mixwright("why", "abcdef", "-w", workspace)
+    assert f"{workspace}: no run yet" in done.stderr
+    done = mixwright("run", tmp_path / "a\x1b[31m.yaml", "-w", workspace)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+
+
+def test_json_is_ascii(project):
+    for arguments in (["show", "pretrain"], ["plan", project[0] / "pretrain.yaml"], ["verify", "pretrain"]):
+        assert mixwright(*arguments, "-w", project[1], "--json").stdout.isascii()
+
+
+def test_a_run_without_its_report_is_not_called_finished(project, tmp_path):
+    import shutil
+
+    from flows.run import load_run
+
+    workspace = tmp_path / "workspace"
+    shutil.copytree(project[1], workspace)
+    (load_run(workspace).folder / "report.html").unlink()
+    done = mixwright("run", project[0] / "pipeline.yaml", "-w", workspace, "--no-orchestrator")
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" not in done.stdout
+    assert (load_run(workspace).folder / "report.html").is_file()
+    assert "nothing to do" in mixwright("run", project[0] / "pipeline.yaml", "-w", workspace).stdout
+
+
+def test_runs_of_the_same_second_have_names_of_their_own(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from flows.run import Recorder, recorded_runs
+
+    with ThreadPoolExecutor(8) as pool:
+        names = {recorder.name for recorder in pool.map(lambda _: Recorder(tmp_path, "p", {}, ""), range(8))}
+    assert len(names) == len(recorded_runs(tmp_path)) == 8
+
+
+def test_a_cut_record_counts_as_not_there(project, tmp_path):
+    import shutil
+
+    from flows.execute import missing_step
+    from flows.run import load_run
+
+    workspace = tmp_path / "workspace"
+    shutil.copytree(project[1], workspace)
+    record = load_run(workspace).step("mix/pretrain").folder / "step.json"
+    record.write_bytes(record.read_bytes()[:200])
+    assert missing_step(Options(project[0] / "pipeline.yaml", workspace)).name == "mix/pretrain"
+    run = load_run(workspace).folder / "run.json"
+    run.write_bytes(run.read_bytes()[:50])
+    assert mixwright("report", "-w", workspace).returncode == 4
