@@ -13,6 +13,7 @@ from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
 from curation.schema import CATALOG, require_same_ids
 from curation.steps import Build, Context, StepOutput, step
+from curation.synthesis.config import Synthesis
 
 VIGINTILES = 20
 # Powers of two of tokens, K = 1024: "<1K", "1K-2K", ... "512K-1M", ">1M". A bucket holds its lower bound.
@@ -21,7 +22,7 @@ LENGTH_BUCKETS = ["<1K", *(f"{1 << n}K-{2 << n}K" for n in range(9)), "512K-1M",
 
 def catalog(
     ctx: Context,
-    source: Source,
+    source: Source | Synthesis,
     pool: StepOutput,
     measured: StepOutput,
     ledgers: list[StepOutput],
@@ -91,7 +92,7 @@ def held_out(group_hashes: pa.ChunkedArray | pa.Array, share: float, seed: int) 
 
 def _shard(
     path: Path,
-    source: Source,
+    source: Source | Synthesis,
     measured: StepOutput,
     ledgers: list[StepOutput],
     tokens: StepOutput,

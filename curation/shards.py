@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,18 +63,22 @@ def pick(
     documents: int | None = None,
     weight: int | None = None,
     largest: int | None = None,
+    admit: Callable[[str, Path], np.ndarray] | None = None,
 ) -> list[Picks]:
     """Choose alive documents of `sources` in the order of their keyed hash, shard by shard.
 
+    `admit(source, measurements of a shard)` says which documents may be chosen at all, bool (rows,).
     Stops after `documents` documents, or with the document that reaches `weight` bytes of text; one longer than
     `largest` bytes weighs only that. Columns only: no text is read. Sorted by source and shard.
     """
     shards, hashes, weights, rows = [], [], [], []
     for source in sorted(sources):
         for path in pools[source].shards():
-            measures = pq.read_table(measured[source].folder / "shards" / path.name, columns=["id", "bytes"])
+            beside = measured[source].folder / "shards" / path.name
+            measures = pq.read_table(beside, columns=["id", "bytes"])
             require_same_ids(pq.read_table(path, columns=["id"])["id"], measures["id"], str(path))
-            kept = np.flatnonzero(alive(ledgers, source, path.stem, len(measures)))
+            kept = alive(ledgers, source, path.stem, len(measures))
+            kept = np.flatnonzero(kept if admit is None else kept & admit(source, beside))
             shards.append((source, path))
             hashes.append(keyed_hash(measures["id"], key)[kept])
             weights.append(np.minimum(measures["bytes"].to_numpy()[kept], largest or np.iinfo(np.int64).max))
