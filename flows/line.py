@@ -6,17 +6,19 @@ A *job* is what can be run or scheduled by itself: ingest, curate, mix, train. A
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from curation.catalog import catalog
 from curation.classify import apply_quality, train_quality
+from curation.decontaminate.station import decontaminate
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
+from curation.encoder import limit_threads
 from curation.heldout import heldout
-from curation.ingest import ingest
+from curation.ingest import Source, ingest
 from curation.materialise import materialise
 from curation.measure.station import measure
 from curation.mix.build import mix
@@ -24,6 +26,8 @@ from curation.mix.recipe import Recipe
 from curation.rules.decide import decide
 from curation.rules.profile import load_profile
 from curation.steps import Context, StepOutput
+from curation.synthesis.config import Synthesis
+from curation.synthesis.station import synthesise
 from curation.tokens import count_tokens, train_tokenizer
 from flows.pipeline import Pipeline
 from training.station import evaluate, train
@@ -65,29 +69,56 @@ class Line:
         for job in JOBS[: JOBS.index(until) + 1]:
             getattr(self, job)()
 
-    def _each_source(self, name: str, work: Callable[[str], StepOutput]) -> Outputs:
-        names = [source.name for source in self.pipeline.sources]
+    def _each_source(
+        self, name: str, work: Callable[[str], StepOutput], sources: Sequence[Source | Synthesis] | None = None
+    ) -> Outputs:
+        names = [source.name for source in self.pipeline.all_sources if sources is None or source in sources]
         outputs = self.stage(name, lambda: self.context.executor.each(work, names))
         return dict(zip(names, outputs, strict=True))
 
     def ingest(self) -> None:
         """Raw files to pools."""
         sources = {source.name: source for source in self.pipeline.sources}
-        self.pools = self._each_source("ingest", lambda name: ingest(self.context, sources[name]))
+        self.pools = self._each_source(
+            "ingest", lambda name: ingest(self.context, sources[name]), self.pipeline.sources
+        )
 
     def curate(self) -> None:
-        """Pools to catalogs: measure, decide, deduplicate, count, score."""
-        self._measure_and_decide()
+        """Pools to catalogs: measure, decide, synthesise, deduplicate, decontaminate, count, score."""
+        self._measure_and_decide(self.pipeline.sources)
+        for synthesis in self.pipeline.synthesis:
+            self._synthesise(synthesis)
+            self._measure_and_decide([synthesis])
         self._deduplicate()
+        self._decontaminate()
         self._count_and_score()
 
-    def _measure_and_decide(self) -> None:
+    def _synthesise(self, config: Synthesis) -> None:
+        """A model's documents, made of what rules kept: deduplication then sees all sources at once."""
+        holdouts = {source.name: source.holdout for source in self.pipeline.all_sources}
+        self.pools[config.name] = self.stage(
+            f"synthesise/{config.name}",
+            lambda: synthesise(
+                self.context,
+                config,
+                self.pools,
+                self.measured,
+                list(self.decided.values()),
+                holdouts=holdouts,
+                seed=self.pipeline.seed,
+                folder=self.folder,
+            ),
+        )
+
+    def _measure_and_decide(self, sources: Sequence[Source | Synthesis]) -> None:
         context, pipeline = self.context, self.pipeline
         what = pipeline.measure.model_copy(update={"minhash": pipeline.dedup.scheme})
-        self.measured = self._each_source("measure", lambda name: measure(context, self.pools[name], what))
-        profiles = {source.name: load_profile(self._profile(source.profile)) for source in pipeline.sources}
-        self.decided = self._each_source(
-            "rules", lambda name: decide(context, self.measured[name], profiles[name])
+        self.measured |= self._each_source(
+            "measure", lambda name: measure(context, self.pools[name], what), sources
+        )
+        profiles = {source.name: load_profile(self._profile(source.profile)) for source in sources}
+        self.decided |= self._each_source(
+            "rules", lambda name: decide(context, self.measured[name], profiles[name]), sources
         )
 
     def _deduplicate(self) -> None:
@@ -101,20 +132,31 @@ class Line:
         )
         self.ledgers = [*before, fuzzy]
 
+    def _decontaminate(self) -> None:
+        settings = self.pipeline.decontaminate
+        if settings is not None:
+            before = self.ledgers
+            found = self.stage(
+                "decontaminate",
+                lambda: decontaminate(self.context, self.pools, self.measured, before, settings),
+            )
+            self.ledgers = [*before, found]
+
     def _count_and_score(self) -> None:
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
+        limit_threads(context.executor.workers)
         self.tokenizer = self.stage(
             "tokenizer",
             lambda: train_tokenizer(context, self.pools, self.measured, ledgers, pipeline.tokenizer),
         )
         tokens = self._each_source("tokens", lambda name: count_tokens(context, self.pools[name], self.tokenizer))
-        quality: dict[str, StepOutput | None] = {source.name: None for source in pipeline.sources}
+        quality: dict[str, StepOutput | None] = {source.name: None for source in pipeline.all_sources}
         if pipeline.quality is not None:
             model = self.stage(
                 "quality-model",
                 lambda: train_quality(context, self.pools, self.measured, ledgers, pipeline.quality),
             )
-            scored = [source.name for source in pipeline.sources if source.quality]
+            scored = [source.name for source in pipeline.all_sources if source.quality]
             outputs = self.stage(
                 "quality",
                 lambda: context.executor.each(
@@ -123,7 +165,7 @@ class Line:
                 ),
             )
             quality |= dict(zip(scored, outputs, strict=True))
-        sources = {source.name: source for source in pipeline.sources}
+        sources = {source.name: source for source in pipeline.all_sources}
         self.catalogs = self._each_source(
             "catalog",
             lambda name: catalog(
@@ -174,7 +216,7 @@ class Line:
 
     def types(self) -> dict[str, str]:
         """The type of each source, as the tables of the account show it."""
-        return {source.name: source.type for source in self.pipeline.sources}
+        return {source.name: source.type for source in self.pipeline.all_sources}
 
     def _profile(self, name: str) -> str | Path:
         """A profile that ships with mixwright by its name, or a file beside the pipeline's."""

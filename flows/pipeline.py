@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 
 from curation.classify import Quality
 from curation.config import Strict, load_config
+from curation.decontaminate.settings import Decontaminate
 from curation.dedup.settings import Dedup
 from curation.heldout import Heldout
 from curation.ingest import Source
 from curation.measure.station import Measure
 from curation.mix.recipe import Recipe
+from curation.synthesis.config import Synthesis
 from curation.tokens import Tokenizer
 from training.config import EvaluateConfig, TrainConfig
 
@@ -39,8 +41,10 @@ class Pipeline(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     seed: int = 0
     sources: list[Source] = Field(min_length=1)
+    synthesis: list[Synthesis] = Field(default_factory=list)  # sources that a model makes of those before
     measure: Measure = Field(default_factory=Measure)
     dedup: Dedup = Field(default_factory=Dedup)
+    decontaminate: Decontaminate | None = None
     tokenizer: Tokenizer = Field(default_factory=Tokenizer)
     quality: Quality | None = None
     mixes: dict[str, MixEntry] = Field(default_factory=dict)
@@ -50,10 +54,18 @@ class Pipeline(Strict):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Pipeline:
-        names = [source.name for source in self.sources]
+        names = [source.name for source in self.all_sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names must be unique; given twice: {', '.join(twice)}")
+        known = {source.name for source in self.sources}
+        for made in self.synthesis:
+            if unknown := [parent for parent in made.parents if parent not in known]:
+                raise ValueError(f"synthesis '{made.name}': from '{unknown[0]}', which is no source before it")
+            known.add(made.name)
+        unknown = sorted(set(self.decontaminate.by_source) - set(names)) if self.decontaminate else []
+        if unknown:
+            raise ValueError(f"decontaminate.by_source: no source '{unknown[0]}' among {', '.join(names)}")
         before: set[str] = set()
         for name, stage in self.train.items():
             if stage.mix not in self.mixes:
@@ -62,6 +74,11 @@ class Pipeline(Strict):
                 raise ValueError(f"train.{name}: parent '{stage.parent}' is not a stage before it")
             before.add(name)
         return self
+
+    @property
+    def all_sources(self) -> list[Source | Synthesis]:
+        """The sources read from files, then those made by a model."""
+        return [*self.sources, *self.synthesis]
 
 
 def load_pipeline(path: Path, overrides: list[str] | None = None) -> tuple[Pipeline, dict[str, Recipe]]:
