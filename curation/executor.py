@@ -107,8 +107,10 @@ class LocalExecutor:
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield pending.pop(future), future.result()
-        except KeyboardInterrupt:
-            self.close()  # so that units that other threads would begin are not begun
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException:  # Ctrl-C and the like: units that other threads would begin are not begun
+            self.close()
             raise
         finally:
             for future in pending:
