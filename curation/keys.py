@@ -59,7 +59,7 @@ def split_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | list[str]) -> tuple
         ids = ids.combine_chunks()
     if not isinstance(ids, pa.Array):
         ids = pa.array(list(ids), pa.string())
-    lengths = pc.binary_length(ids).fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = pc.binary_length(ids.cast(pa.string())).fill_null(0).to_numpy(zero_copy_only=False)
     wrong = np.flatnonzero(lengths != 32)
     if len(wrong):
         raise ValueError(f"row {wrong[0]}: a document id is 32 hex digits, found {ids[int(wrong[0])].as_py()!r}")

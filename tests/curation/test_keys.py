@@ -23,6 +23,11 @@ def test_a_hash_depends_on_the_id_and_the_key_alone():
     assert keyed_hash(IDS, key_of(2, "holdout")).tolist() != whole.tolist()
 
 
+@pytest.mark.parametrize("none", [[], pa.array([]), pa.chunked_array([], pa.string()), pa.array([], pa.string())])
+def test_no_ids_have_no_halves(none):
+    assert [len(half) for half in split_ids(none)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     "wrong", [["a" * 31, "b" * 33], ["0" * 15 + "  " + "0" * 15], ["g" * 32], [None], [""], ["é" * 16]]
 )
