@@ -6,20 +6,17 @@ have the same hash with a probability of 2^-64, far below what the similarity of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numba import njit
 
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import TABLES, hash_words, roll
 from curation.files import atomic
 from curation.measure.render import rendered_text
-
-BATCH = 256  # rows of a pool's shard that are rendered at once
+from curation.shards import batches
 
 
 def shingle_sets(texts: pa.Array, ngram: int) -> list[np.ndarray]:
@@ -41,27 +38,15 @@ def _shingle_hashes(data, start, end, tables, ngram):
 def write_sets(path: Path, pool: Path, rows: np.ndarray, ngram: int) -> np.ndarray:
     """Write the shingle sets of some rows (rising) of a pool's shard to `path`. Returns their sizes, int64.
 
-    Memory: the text of BATCH documents and their sets.
+    Memory: a batch of `curation.shards.batches` and its sets.
     """
     sizes = []
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        for texts in _texts(pool, rows):
-            for hashes in shingle_sets(texts, ngram):
+        for _, documents in batches(pool, ["text", "messages", "chosen", "rejected"], rows):
+            for hashes in shingle_sets(rendered_text(documents), ngram):
                 sizes.append(len(hashes))
                 file.write(hashes.tobytes())
     return np.array(sizes, np.int64)
-
-
-def _texts(pool: Path, rows: np.ndarray) -> Iterator[pa.Array]:
-    """The rendered texts of some rows (rising) of a shard, a batch at a time."""
-    start = 0
-    with pq.ParquetFile(pool) as file:
-        for batch in file.iter_batches(BATCH, columns=["text", "messages", "chosen", "rejected"]):
-            wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))] - start
-            start += len(batch)
-            if len(wanted):
-                text = rendered_text(pa.Table.from_batches([batch.take(pa.array(wanted))]))
-                yield text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
 
 
 def similarities(

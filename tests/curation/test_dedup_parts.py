@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation import shards
+from curation.dedup import jaccard
 from curation.dedup.bands import ENTRY, band_entries, bucket_pairs, pairs_left_out, read_partition
 from curation.dedup.documents import write_array
 from curation.dedup.jaccard import shingle_sets, similarities, write_sets
@@ -20,6 +22,7 @@ from curation.dedup.minhash import Scheme
 from curation.dedup.settings import Keep
 from curation.dedup.shingles import shingle_hash64, shingles
 from curation.dedup.unionfind import components, keep_representatives
+from curation.measure.render import rendered_text
 from curation.schema import DOCUMENT
 
 relaxed = settings(deadline=None, max_examples=60)
@@ -178,6 +181,19 @@ def test_sets_of_some_rows_are_read_in_batches(tmp_path):
     expected = [sorted({shingle_hash64(s) for s in shingles(texts[row], 3)}) for row in rows]
     assert sizes.tolist() == [len(hashes) for hashes in expected]
     assert np.fromfile(tmp_path / "sets.u64", np.uint64).tolist() == [h for hashes in expected for h in hashes]
+
+
+def test_sets_of_long_documents_are_made_a_few_at_a_time(tmp_path, monkeypatch):
+    size, seen = 1 << 18, []
+    table = pa.Table.from_pylist(
+        [{"id": f"{i:032x}", "text": f"{i} {'a ' * (size // 2)}"} for i in range(40)], schema=DOCUMENT
+    )
+    pq.write_table(table, tmp_path / "pool.parquet", use_dictionary=False)
+    monkeypatch.setattr(shards, "BATCH_BYTES", 8 * size)
+    monkeypatch.setattr(jaccard, "rendered_text", lambda table: seen.append(len(table)) or rendered_text(table))
+    sizes = write_sets(tmp_path / "sets.u64", tmp_path / "pool.parquet", np.arange(40, dtype=np.uint32), 3)
+    assert len(sizes) == sum(seen) == 40
+    assert max(seen) <= 8
 
 
 COLUMNS = st.fixed_dictionaries(
