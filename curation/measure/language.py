@@ -13,7 +13,8 @@ from numba import njit
 from pydantic import Field
 
 from curation.config import ConfigError, Strict
-from curation.measure.fasttext_model import predict, read_model
+from curation.measure.fasttext_kernel import predict
+from curation.measure.fasttext_model import read_model
 from curation.measure.unicode import FLAGS, SPACE
 from curation.measure.utf8 import decode, text_buffers
 
@@ -49,7 +50,7 @@ def language_model(path: Path | None = None) -> Path:
 
 
 class LanguageIdentifier:
-    """A loaded model. The quantised kind, which lid.176.ftz is, runs in a kernel, any other in the library."""
+    """A loaded model. It runs in a kernel, or in the library where `read_model` says that none covers it."""
 
     def __init__(self, path: Path, prefix: int):
         self._prefix, self._model = prefix, read_model(path)

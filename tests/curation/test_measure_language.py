@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from curation.config import ConfigError
 from curation.files import file_hash
-from curation.measure import Measure, measure
-from curation.measure.fasttext_model import predict, read_model
+from curation.measure.fasttext_kernel import predict
+from curation.measure.fasttext_model import read_model
 from curation.measure.language import Language, LanguageIdentifier, language_model
+from curation.measure.station import Measure, measure
 from curation.measure.utf8 import text_buffers
 
 SENTENCES = {
