@@ -21,6 +21,7 @@ from curation.steps import StepOutput
 
 FOLDER = "tokenizer"  # the Hugging Face folder within the tokenizer step's
 CHOICE = "encoder.json"
+THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS")  # how large tokenizers and fastokens make their pools
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,13 @@ class Encoder:
 
 
 def limit_threads(workers: int) -> None:
-    """Let both libraries encode on at most `workers` threads, in this process and those it starts.
+    """Let fastokens and tokenizers encode on at most `workers` threads each, in this process and those it starts.
 
     To be called before the first text is encoded: their pools start then, over all cores unless told otherwise, and
-    keep their size. A RAYON_NUM_THREADS that is set already stays.
+    keep their size. A variable that is set already stays.
     """
-    os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
+    for variable in THREADS:
+        os.environ.setdefault(variable, str(workers))
 
 
 def load_encoder(tokenizer: StepOutput | Path) -> Encoder:
