@@ -11,13 +11,11 @@ import pyarrow.parquet as pq
 from curation.ingest import Source
 from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
-from curation.schema import CATALOG, require_same_ids
+from curation.schema import CATALOG, LENGTH_BUCKETS, require_same_ids
 from curation.steps import Build, Context, StepOutput, step
 from curation.synthesis.config import Synthesis
 
 VIGINTILES = 20
-# Powers of two of tokens, K = 1024: "<1K", "1K-2K", ... "512K-1M", ">1M". A bucket holds its lower bound.
-LENGTH_BUCKETS = ["<1K", *(f"{1 << n}K-{2 << n}K" for n in range(9)), "512K-1M", ">1M"]
 
 
 def catalog(

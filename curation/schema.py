@@ -54,6 +54,9 @@ LEDGER = pa.schema(
     ]
 )
 
+# Of tokens, powers of two, K = 1024. A bucket holds its lower bound.
+LENGTH_BUCKETS = ("<1K", *(f"{1 << n}K-{2 << n}K" for n in range(9)), "512K-1M", ">1M")
+
 # A row for each document that every stage of curation kept: all that planning and mixing look at.
 CATALOG = pa.schema(
     [

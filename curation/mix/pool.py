@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.mix.gzip_cut import describe_cut, inside_cut
-from curation.mix.recipe import LENGTH_BUCKETS, Line, Recipe
-from curation.schema import CATALOG, require_columns
+from curation.mix.recipe import Line, Recipe
+from curation.schema import CATALOG, LENGTH_BUCKETS, require_columns
 
 Catalogs = Mapping[str, Path | pa.Table]
 FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "vigintile", "length_bucket", "gzip_ratio", "holdout"]

@@ -16,12 +16,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from curation.config import Count, Share, Strict, load_config
 from curation.files import json_hash
+from curation.schema import LENGTH_BUCKETS
 
 Kind = Literal["pretrain", "midtrain", "long-context", "instruction", "preference"]
 Transform = Literal["none", "chat", "chat_plain", "pair"]
 DocumentKind = Literal["text", "chat", "pairs"]
 AMOUNTS = ("share", "tokens", "fraction", "whole", "remainder")
-LENGTH_BUCKETS = ("<1K", *(f"{1 << n}K-{2 << n}K" for n in range(9)), "512K-1M", ">1M")
 SHARES_TOLERANCE = Fraction(1, 1000)  # published shares are rounded: they may miss 1 by this much
 
 # The transform of a document, by kind of document, where a line names none. Chat in a base model's mix is plain

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.catalog import LENGTH_BUCKETS, VIGINTILES, catalog, held_out, length_buckets, vigintiles
+from curation.catalog import VIGINTILES, catalog, held_out, length_buckets, vigintiles
 from curation.files import write_parquet
 from curation.ingest import Source
-from curation.mix import recipe
 from curation.schema import CATALOG, require_columns
 from curation.steps import step
 from curation.tokens import count_tokens
@@ -80,10 +79,6 @@ def test_vigintiles_by_hand():
 )  # fmt: skip
 def test_length_buckets(tokens, bucket):
     assert length_buckets(np.array([tokens], np.uint32)).to_pylist() == [bucket]
-
-
-def test_recipes_know_the_same_length_buckets():
-    assert tuple(LENGTH_BUCKETS) == recipe.LENGTH_BUCKETS
 
 
 def test_held_out_shares_are_nested_and_of_their_size():

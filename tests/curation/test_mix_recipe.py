@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from curation.config import ConfigError
-from curation.mix.recipe import LENGTH_BUCKETS, Recipe, load_recipe
+from curation.mix.recipe import Recipe, load_recipe
+from curation.schema import LENGTH_BUCKETS
 
 GOOD = """\
 kind: pretrain
