@@ -98,7 +98,7 @@ def _disagreements(pools: dict[str, StepOutput], mixes, trained: list[dict[str, 
 
 def _diagram(pools: dict[str, StepOutput], mixes, trained: list[dict[str, Any]]) -> Markup:
     columns = [
-        ("Raw files", [_raw_node(name, pool) for name, pool in pools.items()]),
+        ("Raw files", [_raw_node(name, pool) for name, pool in _of_files(pools).items()]),
         ("Pools", [_pool_node(name, pool) for name, pool in pools.items()]),
         ("Mixes", [Node(name, "n-mix", _mix_note(head), head["hash"]) for name, (_, head) in mixes.items()]),
         ("Checkpoints", [Node(entry["stage"], "n-train", "", entry["content"]) for entry in trained]),
@@ -130,8 +130,13 @@ def _links(drawing: Drawing, places, pools, mixes, trained) -> None:
             else:
                 drawing.curve(x1 + BOX, y1 + ROW / 2, x2, y2 + ROW / 2, css, title)
 
-    for name in pools:
+    for name in _of_files(pools):
         link(("Raw files", name), ("Pools", name), "link", f"{name}: raw files to pool")
+    for name, pool in pools.items():
+        for role in pool.record["inputs"]:
+            if role.startswith("pool/"):
+                parent = role.removeprefix("pool/")
+                link(("Pools", parent), ("Pools", name), "link parent", f"{name} is made by a model from {parent}")
     for mix, (_, head) in mixes.items():
         tokens: dict[str, int] = {}
         for line in head["account"]:
@@ -166,6 +171,11 @@ def _box(drawing: Drawing, x: float, y: float, node: Node) -> None:
     drawing.text(x + 11, y + 19, node.name if len(node.name) <= 22 else node.name[:21] + "…", "t strong")
     note = f"{human.short_hash(node.hash)}{'  ' + node.note if node.note else ''}"
     drawing.text(x + 11, y + 35, note, "t tiny mono")
+
+
+def _of_files(pools: dict[str, StepOutput]) -> dict[str, StepOutput]:
+    """The pools that were read from raw files; the others were made by a model."""
+    return {name: pool for name, pool in pools.items() if "files" in pool.record["inputs"]}
 
 
 def _raw_node(name: str, pool: StepOutput) -> Node:
@@ -209,7 +219,7 @@ def _step_table(steps: dict[str, StepOutput]) -> list[dict[str, Any]]:
 def _raw_files(pools: dict[str, StepOutput]) -> list[dict[str, Any]]:
     """Of each source the raw files that gave the most documents, and the hash over all its files."""
     found = []
-    for name, pool in pools.items():
+    for name, pool in _of_files(pools).items():
         files = (
             pl.scan_parquet(pool.shards(), hive_partitioning=False)
             .group_by(file=pl.col("origin").str.replace(r"#[^#]*$", ""))
