@@ -193,9 +193,11 @@ def _print_document(document: dict[str, Any], console: Console) -> None:
         body.append(" …" if view["cut"] else "")
         console.print(
             Padding(
-                Text(f"{name}: {view['in_loss']:,} of {view['tokens']:,} tokens in the loss", "italic"), (0, 2)
+                Text(f"{name}: {view['in_loss']:,} of {view['tokens']:,} tokens in the loss", "italic"),
+                (0, 2),
+                expand=False,
             )
         )
-        console.print(Padding(body, (0, 4)))
+        console.print(Padding(body, (0, 4), expand=False))
     if document.get("excerpt"):
-        console.print(Padding(Text(document["excerpt"]), (0, 4)))
+        console.print(Padding(Text(document["excerpt"]), (0, 4), expand=False))

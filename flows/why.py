@@ -50,7 +50,7 @@ def _print_origin(occurrence: dict[str, Any], console: Console) -> None:
     length = f"{occurrence['characters']:,} characters"
     grid.add_row("length", Text(length if tokens is None else f"{length}, {tokens:,} tokens"))
     console.print(grid)
-    console.print(Padding(Text(occurrence["excerpt"], "dim"), (0, 4, 1, 4)))
+    console.print(Padding(Text(occurrence["excerpt"], "dim"), (0, 4, 1, 4), expand=False))
 
 
 def _print_decisions(occurrence: dict[str, Any], console: Console) -> None:
@@ -65,8 +65,12 @@ def _print_decisions(occurrence: dict[str, Any], console: Console) -> None:
         console.print(Text.assemble((f"{decision['stage']:9} ", "bold"), outcome))
         twin = decision.get("twin") or {}
         if twin.get("origin"):
-            console.print(Padding(Text(f"twin: {twin['source']}, {human.clean(twin['origin'])}"), (0, 4, 0, 10)))
-            console.print(Padding(Text(twin["excerpt"], "dim"), (0, 4, 0, 10)))
+            console.print(
+                Padding(
+                    Text(f"twin: {twin['source']}, {human.clean(twin['origin'])}"), (0, 4, 0, 10), expand=False
+                )
+            )
+            console.print(Padding(Text(twin["excerpt"], "dim"), (0, 4, 0, 10), expand=False))
 
 
 def _print_use(occurrence: dict[str, Any], console: Console) -> None:

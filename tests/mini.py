@@ -12,7 +12,13 @@ from pydoc_data.topics import topics
 
 import yaml
 
-CAUSAL = {"sequence_length": 64, "batch_tokens": 1024, "micro_batch_tokens": 512, "checkpoint_every": 2, "threads": 1}
+CAUSAL = {
+    "sequence_length": 64,
+    "batch_tokens": 1024,
+    "micro_batch_tokens": 512,
+    "checkpoint_every": 2,
+    "threads": 1,
+}
 
 
 def write_inputs(folder: Path) -> None:
@@ -67,7 +73,14 @@ def write_pipeline(folder: Path, inputs: Path, training: bool = True) -> Path:
         "quality": {"positives": ["topics"], "negatives": ["chat"], "epochs": 2, "dim": 4, "buckets": 1000},
         "mixes": {name: {"recipe": f"{name}.yaml"} for name in lines},
         "train": _stages() if training else {},
-        "evaluate": {"window": 64, "text_tokens": 500, "pairs": 20, "samples": 1, "sample_tokens": 8, "threads": 1},
+        "evaluate": {
+            "window": 64,
+            "text_tokens": 500,
+            "pairs": 20,
+            "samples": 1,
+            "sample_tokens": 8,
+            "threads": 1,
+        },
     }
     _dump(folder / "pipeline.yaml", pipeline)
     return folder / "pipeline.yaml"

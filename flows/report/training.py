@@ -43,7 +43,7 @@ def _stage(stage: str, output: StepOutput, classes: dict[str, str]) -> dict[str,
     head = read_optional(output, "checkpoint.json") or {}
     losses = pl.read_parquet(output.folder / "losses.parquet")
     last = losses.tail(max(1, round(len(losses) * FINAL_SHARE)))
-    drawn = {source: classes[source] for source in _largest_sources(output)}
+    drawn = {source: classes.get(source, "ink") for source in _largest_sources(output)}
     charts = [("Loss", _loss_chart(stage, output, losses, drawn))]
     for metric, title in METRICS.items():
         if metric in losses.columns:
@@ -109,7 +109,7 @@ def bits_per_byte(evaluations: dict[str, dict[str, Any]], classes: dict[str, str
     curves = [
         svg.Curve(
             row["source"],
-            classes[row["source"]],
+            classes.get(row["source"], "ink"),  # its pool may be gone from the workspace
             [(n, cell) for n, cell in enumerate(row["cells"]) if cell is not None],
         )
         for row in rows
@@ -122,7 +122,7 @@ def bits_per_byte(evaluations: dict[str, dict[str, Any]], classes: dict[str, str
         "rows": rows,
         "total": {"cells": total, "best": min((cell for cell in total if cell is not None), default=None)},
         "chart": chart,
-        "legend": [(row["source"], classes[row["source"]]) for row in rows],
+        "legend": [(row["source"], classes.get(row["source"], "ink")) for row in rows],
     }
 
 

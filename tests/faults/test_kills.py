@@ -71,7 +71,9 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path):
     for _ in range(12):
         moment = rng.uniform(1.0, 0.6 * seconds)
         codes.append(
-            kill_after(moment, pipeline, tmp_path / "killed", signal.SIGKILL, "--no-orchestrator", "--workers", "2")
+            kill_after(
+                moment, pipeline, tmp_path / "killed", signal.SIGKILL, "--no-orchestrator", "--workers", "2"
+            )
         )
     assert codes.count(-signal.SIGKILL) >= 3, codes
     run(pipeline, tmp_path / "killed", "--no-orchestrator", "--workers", "2")
