@@ -106,8 +106,8 @@ class Encoder:
 def limit_threads(workers: int) -> None:
     """Let fastokens and tokenizers encode on at most `workers` threads each, in this process and those it starts.
 
-    To be called before the first text is encoded: their pools start then, over all cores unless told otherwise, and
-    keep their size. A variable that is set already stays.
+    To be called before the first text is encoded: their pools start then, over all cores unless told otherwise,
+    and keep their size. A variable that is set already stays.
     """
     for variable in THREADS:
         os.environ.setdefault(variable, str(workers))
