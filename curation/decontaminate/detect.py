@@ -21,7 +21,8 @@ from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import BASE, TABLES, hash_words
 from curation.keys import mix64
 
-EPSILON = 1e-9  # sums in another order are the same score
+EPSILON = 1e-9  # sums in another order are the same score, ...
+DIGITS = 9  # ... and are written down as the same number
 SPARE = 4096  # matches that a call returns beyond one for each item
 _BASE = np.uint64(BASE)
 
@@ -114,7 +115,7 @@ class DeconScanner:
 
     def _match(self, place: int) -> Match:
         row, item, start, end = self._places[place].tolist()
-        score, question, answer, passage = self._scores[place].tolist()
+        score, question, answer, passage = np.round(self._scores[place], DIGITS).tolist()
         index = self._index
         has_passage = index.passage.starts[item + 1] > index.passage.starts[item]
         return Match(
@@ -202,15 +203,19 @@ def _answer(words, first, end, item, index, knobs, counted, match):
 
 @njit(nogil=True, cache=True)
 def _answer_score(words, count, low, end, item, index, knobs, counted, match):
-    """How much of the answer lies before words[low:end] or after, as far as its window reaches."""
+    """How much of the answer lies about words[low:end], as far as its window reaches.
+
+    A short answer counts before and after these words, since an option's letter is in the question too. A longer
+    one counts in them as well: where it repeats a phrase of the question, the match runs into it.
+    """
     size = index.answer_words[item]
-    short = index.short_starts[item] < index.short_starts[item + 1]
-    window = knobs.short_window if short else max(knobs.answer_window, 2 * size)
-    after = _answer(words, end, min(count, end + window), item, index, knobs, counted, match)
-    before = _answer(words, max(0, low - window), low, item, index, knobs, counted, match)
-    if short:
-        return max(after, before)
-    return (after + before) / index.answer.totals[item]
+    if index.short_starts[item] < index.short_starts[item + 1]:
+        first, last = max(0, low - knobs.short_window), min(count, end + knobs.short_window)
+        after = _answer(words, end, last, item, index, knobs, counted, match)
+        return max(after, _answer(words, first, low, item, index, knobs, counted, match))
+    window = max(knobs.answer_window, 2 * size)
+    first, last = max(0, low - window), min(count, end + window)
+    return _answer(words, first, last, item, index, knobs, counted, match) / index.answer.totals[item]
 
 
 @njit(nogil=True, cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -230,10 +231,11 @@ def _excerpt(text: pa.LargeStringArray, first: int, end: int) -> tuple[int, int,
     """Where words[first:end] of a text begin and end, in characters, and the beginning of what is there."""
     data, offsets = string_buffers(text)
     low, high = int(offsets[0]), int(offsets[1])
-    # A kernel whose output is full says where in the text the next word begins.
+    # A kernel whose output is full says where in the text the next word begins. Signs may stand before that: those
+    # that follow the last word without a space belong to it.
     _, start = hash_words(data, low, high, TABLES, np.empty(first, np.uint64), 0)
     _, stop = hash_words(data, start, high, TABLES, np.empty(end - first, np.uint64), 0)
-    found = data[start:stop].tobytes().decode().rstrip()
+    found = re.sub(r"\s\W*\Z", "", data[start:stop].tobytes().decode())
     position = len(data[low:start].tobytes().decode())
     return position, position + len(found), found[:EXCERPT]
 

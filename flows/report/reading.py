@@ -19,7 +19,12 @@ from curation.ledger import ledger_path
 from curation.steps import StepOutput
 from flows.run import Run
 
-STAGE_LABELS = {"rules": "rules", "exact": "exact duplicates", "fuzzy": "near-duplicates"}
+STAGE_LABELS = {
+    "rules": "rules",
+    "exact": "exact duplicates",
+    "fuzzy": "near-duplicates",
+    "decontaminate": "contamination",
+}
 SERIES = 10  # colours of series in the style sheet: s0 ... s9
 FETCH_ROWS = 512  # rows of a shard held at once while documents are looked up
 
