@@ -42,7 +42,6 @@ ROLES = {
 }
 
 KIND_TRANSFORM = {"text": "none", "chat": "chat", "pairs": "pair"}  # how each kind is trained on by default
-TRANSFORMS = ("none", "chat", "chat_plain", "pair")
 DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected"]
 
 

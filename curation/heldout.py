@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+from pydantic import Field
 
 from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM
 from curation.config import Count, Share, Strict
@@ -45,8 +46,10 @@ DROPPED = pa.schema(
 class Heldout(Strict):
     """How held-out documents are chosen and cleared of training text."""
 
-    ngram: int = 8  # words
-    max_share: Share = 0.5  # of a document's n-grams found in training documents: from here on it is dropped
+    ngram: int = Field(8, ge=1, le=64)  # words
+    max_share: Share = Field(
+        0.5, ge=0, le=1
+    )  # of a document's n-grams found in training documents: from here on it is dropped
     max_documents: Count = 1000  # of each source
     seed: int = 0
 

@@ -20,7 +20,6 @@ from curation.schema import LENGTH_BUCKETS
 
 Kind = Literal["pretrain", "midtrain", "long-context", "instruction", "preference"]
 Transform = Literal["none", "chat", "chat_plain", "pair"]
-DocumentKind = Literal["text", "chat", "pairs"]
 AMOUNTS = ("share", "tokens", "fraction", "whole", "remainder")
 SHARES_TOLERANCE = Fraction(1, 1000)  # published shares are rounded: they may miss 1 by this much
 

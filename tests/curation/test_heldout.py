@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from curation.dedup.shingles import shingles, words
 from curation.heldout import DROPPED, Heldout, heldout
@@ -193,3 +194,9 @@ def test_mixes_of_other_pools_or_none_are_errors(stations, make_stations, tokeni
     stations.pool("web", ["another night"])
     with pytest.raises(ValueError, match="was made from another pool of 'web'; build the mix again"):
         held(stations, "text", catalogs, mixes)
+
+
+@pytest.mark.parametrize("wrong", [{"ngram": 0}, {"ngram": 65}, {"max_share": -1}, {"max_share": "101%"}])
+def test_settings_that_compare_nothing_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Heldout(**wrong)
