@@ -15,9 +15,10 @@ import xxhash
 from curation.config import ConfigError
 from curation.dedup.minhash import Scheme, signatures
 from curation.executor import LocalExecutor
-from curation.measure import Measure, measure, station
+from curation.measure import station
 from curation.measure.columns import schema
 from curation.measure.render import prompt_text, rendered_text
+from curation.measure.station import Measure, measure
 from curation.steps import Context, verify_files
 from tests.conftest import documents_table
 

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from curation.config import ConfigError
 from curation.executor import LocalExecutor
 from curation.ledger import alive, ledger_path
-from curation.measure import Measure, measure
 from curation.measure.columns import schema
+from curation.measure.station import Measure, measure
 from curation.rules import profile as profiles
 from curation.rules.decide import decide
 from curation.rules.profile import Profile, Rule, apply, failures, load_profile, profile_names
