@@ -47,9 +47,7 @@ class Heldout(Strict):
     """How held-out documents are chosen and cleared of training text."""
 
     ngram: int = Field(8, ge=1, le=64)  # words
-    max_share: Share = Field(
-        0.5, ge=0, le=1
-    )  # of a document's n-grams found in training documents: from here on it is dropped
+    max_share: Share = Field(0.5, ge=0, le=1)  # of its n-grams in training documents: from here on one is dropped
     max_documents: Count = 1000  # of each source
     seed: int = 0
 
