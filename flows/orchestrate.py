@@ -17,7 +17,7 @@ from typing import Any
 
 from curation.steps import Progress
 from flows.execute import Options, execute
-from flows.line import Stage
+from flows.line import JOBS, Stage
 from flows.run import Run, load_run
 from flows.server import embedded_server, quiet_environment
 
@@ -50,7 +50,7 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
         try:
             # The heartbeat thread costs a second at the end of each flow; a run that someone watches needs none.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                name = flows()[options.until](
+                name = flows()["pipeline" if options.until == JOBS[-1] else options.until](
                     pipeline=str(options.pipeline),
                     workspace=str(options.workspace),
                     workers=options.workers,
@@ -87,7 +87,9 @@ def _server(workspace: Path) -> Iterator[None]:
 
 
 def flows() -> dict[str, Callable[..., str]]:
-    """The flow of each job, by its name in `flows.line.JOBS`; a flow returns the name of its run.
+    """The flow of each job of `flows.line.JOBS`, and "pipeline" for all of them; it returns the name of its run.
+
+    A flow does what is missing of the jobs before its own, too.
 
     Prefect is imported here and not before, since that takes most of a second.
     """
@@ -117,7 +119,10 @@ def flows() -> dict[str, Callable[..., str]]:
         "ingest": make("ingest", "ingest", "Raw files to pools of documents."),
         "curate": make("curate", "curate", "Pools to catalogs: measured, decided, deduplicated, counted."),
         "mix": make("mix", "mix", "Catalogs to mixes and held-out sets."),
-        "train": make("train", "pipeline", "The whole line: raw files to mixes to trained and evaluated models."),
+        "train": make("train", "train", "Mixes to trained and evaluated models, where curation has been done."),
+        "pipeline": make(
+            "train", "pipeline", "The whole line: raw files to mixes to trained and evaluated models."
+        ),
     }
 
 
