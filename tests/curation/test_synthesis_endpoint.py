@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -133,9 +137,58 @@ def test_killed_and_resumed_asks_nothing_twice(context, inputs, monkeypatch):
         assert more.counts["documents_out"] == 20
 
 
-def test_failures_are_asked_for_again_once_the_step_is_removed(context, inputs):
-    import shutil
+KILLED = """
+import sys
+from pathlib import Path
+from curation.steps import Context, load
+from curation.synthesis.config import Synthesis
+from curation.synthesis.station import synthesise
+workspace, pool, measured, config = sys.argv[1:]
+synthesise(Context(Path(workspace)), Synthesis.model_validate_json(config), {"web": load(Path(pool))},
+           {"web": load(Path(measured))}, [], holdouts={"web": 0.0}, seed=1, folder=Path(workspace))
+"""
 
+
+@pytest.mark.parametrize("at", [1, 13, 40])
+def test_a_killed_process_loses_only_what_was_under_way(context, inputs, at):
+    """Killed (SIGKILL) at its `at`-th request; what it had kept is found, and not asked for again."""
+    process: list[subprocess.Popen] = []
+    seen = {"count": 0, "dead": False}
+
+    def behave(prompt, attempt):
+        seen["count"] += 1
+        if seen["count"] == at and not seen["dead"]:
+            process[0].kill()
+            seen["dead"] = True
+
+    with Server() as server:
+        config = config_of(server)
+        whole = make(context, inputs, config)
+        server.requests.clear()
+        server.behave = behave
+        workspace = context.workspace.parent / "killed"
+        folders = [str(inputs[role]["web"].folder) for role in (0, 1)]
+        command = [sys.executable, "-c", KILLED, str(workspace), *folders, config.model_dump_json(by_alias=True)]
+        process.append(subprocess.Popen(command, cwd=Path(__file__).parents[2]))
+        assert process[0].wait(timeout=120) == -9
+        kept = len(list((workspace / "cache" / "generations").rglob("[0-9a-f]*.json")))
+        assert kept >= at - 1 - 4 - 4  # answered and not yet kept, and under way: no more than concurrency each
+        before = len(server.requests)
+        assert make(Context(workspace), inputs, config).content == whole.content
+        assert len(set(server.prompts()[before:])) == len(PARENTS) - kept
+
+
+def test_a_broken_generation_is_named(context, inputs):
+    with Server() as server:
+        output = make(context, inputs, config_of(server))
+        broken_file = next((context.workspace / "cache" / "generations").rglob("*.json"))
+        broken_file.write_text('{"text": "half')
+        shutil.rmtree(output.folder)
+        with pytest.raises(ValueError, match=f"{broken_file.name}: not a generation"):
+            make(context, inputs, config_of(server))
+
+
+def test_failures_are_asked_for_again_once_the_step_is_removed(context, inputs):
     down = {"now": True}
     with Server(lambda prompt, attempt: (500, b"") if down["now"] and " 7 " in prompt else None) as server:
         first = make(context, inputs, config_of(server))
