@@ -19,6 +19,7 @@ from flows.report.mixes import mixes
 from flows.report.overview import overview
 from flows.report.quality import quality
 from flows.report.samples import samples
+from flows.report.tokenizer import tokenizer
 from flows.report.training import training
 from flows.report.waterfall import waterfall
 from flows.run import Run
@@ -49,6 +50,7 @@ def view(run: Run) -> dict[str, Any]:
         "waterfall": waterfall(run, census),
         "measurements": measurements(run),
         "duplicates": duplicates(run),
+        "tokenizer": tokenizer(run),
         "quality": quality(run),
         "mixes": mixes(run),
         "heldout": heldout(run),

@@ -30,6 +30,7 @@ SECTIONS = [
     "measurements",
     "samples",
     "duplicates",
+    "tokenizer",
     "quality",
     "heldout",
     "lineage",
