@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.classify.examples import metadata_value
 from curation.ingest import Source
 from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
@@ -25,22 +26,24 @@ def catalog(
     measured: StepOutput,
     ledgers: list[StepOutput],
     tokens: StepOutput,
-    quality: StepOutput | None,
+    classes: StepOutput | None,
     seed: int,
 ) -> StepOutput:
     """The step `catalog/<source>`: `catalog.parquet` of schema CATALOG, in the order of shards and rows.
 
     Joins by row, each file's ids checked against the pool's. Documents that share a prompt (group_hash) are held
-    out together. Columns only: no text is read.
+    out together. `classes` is the step `classify/<source>`, whose columns `quality` and `topic_label` are taken,
+    or None. Columns only: no text is read.
     """
     inputs = {"pool": pool.content, "measured": measured.content, "tokens": tokens.content}
     inputs |= {f"ledger/{ledger.name}": ledger.content for ledger in ledgers}
-    if quality is not None:
-        inputs["quality"] = quality.content
+    if classes is not None:
+        inputs["classes"] = classes.content
     config = {"source": source.name, "kind": source.kind, "holdout": source.holdout, "seed": seed}
+    config["topic"] = _topic_key(source)
 
     def work(build: Build) -> None:
-        shards = [_shard(path, source, measured, ledgers, tokens, quality, seed) for path in pool.shards()]
+        shards = [_shard(path, source, measured, ledgers, tokens, classes, seed) for path in pool.shards()]
         table = pa.concat_tables(shards) if shards else CATALOG.empty_table()
         place = table.schema.get_field_index("vigintile")
         table = table.set_column(place, CATALOG.field("vigintile"), _vigintile_column(table))
@@ -55,7 +58,7 @@ def catalog(
             "holdout_tokens": int(weights[held].sum()),
         }
 
-    return step(ctx, f"catalog/{source.name}", 2, config, inputs, work)
+    return step(ctx, f"catalog/{source.name}", 3, config, inputs, work)
 
 
 def vigintiles(quality: np.ndarray, ids: pa.ChunkedArray | pa.Array, tokens: np.ndarray) -> np.ndarray:
@@ -94,7 +97,7 @@ def _shard(
     measured: StepOutput,
     ledgers: list[StepOutput],
     tokens: StepOutput,
-    quality: StepOutput | None,
+    classes: StepOutput | None,
     seed: int,
 ) -> pa.Table:
     """The catalog rows of one shard; vigintiles are filled in later."""
@@ -109,7 +112,16 @@ def _shard(
     measures = beside(measured, ["group_hash", "bytes", "language", "gzip_ratio"])
     counts = beside(tokens, ["tokens", "tokens_plain"])
     n = len(ids)
-    score = beside(quality, ["quality"])["quality"] if quality else pa.nulls(n, pa.float32())
+    found = set(pq.read_schema(classes.folder / "shards" / path.name).names) if classes else set()
+    score = beside(classes, ["quality"])["quality"] if "quality" in found else pa.nulls(n, pa.float32())
+    key = _topic_key(source)
+    if "topic_label" in found:
+        topic = beside(classes, ["topic_label"])["topic_label"]
+    elif key:
+        metadata = pq.read_table(path, columns=["metadata"])["metadata"].to_pylist()
+        topic = pa.array([metadata_value(one, key) for one in metadata], pa.string())
+    else:
+        topic = pa.nulls(n, pa.string())
     table = pa.table(
         {
             "id": ids,
@@ -126,15 +138,26 @@ def _shard(
             "length_bucket": length_buckets(counts["tokens"].to_numpy()),
             "holdout": held_out(measures["group_hash"], source.holdout, seed),
             "gzip_ratio": measures["gzip_ratio"],
+            "topic": topic,
         },
         schema=CATALOG,
     )
     return table.filter(pa.array(alive(ledgers, source.name, path.stem, n)))
 
 
+def _topic_key(source: Source | Synthesis) -> str | None:
+    """Where a source's documents say their own topic; what a model makes says none."""
+    return source.topic if isinstance(source, Source) else None
+
+
 def _vigintile_column(table: pa.Table) -> pa.Array:
+    """Vigintiles by topic; the documents without one are a topic of their own."""
     scored = table["quality"].is_valid().to_numpy()
     column = np.zeros(len(table), np.uint8)
-    chosen = table.filter(pa.array(scored))
-    column[scored] = vigintiles(chosen["quality"].to_numpy(), chosen["id"], chosen["tokens"].to_numpy())
+    topics = table["topic"].combine_chunks().dictionary_encode()
+    numbers = topics.indices.fill_null(len(topics.dictionary)).to_numpy()
+    for number in range(len(topics.dictionary) + 1):
+        wanted = scored & (numbers == number)
+        chosen = table.filter(pa.array(wanted))
+        column[wanted] = vigintiles(chosen["quality"].to_numpy(), chosen["id"], chosen["tokens"].to_numpy())
     return pa.array(column, mask=~scored)

@@ -51,7 +51,8 @@ class Source(Strict):
     options: dict[str, Any] = Field(default_factory=dict)  # of the reader
     profile: str = "plain"  # rule profile that decides over the measurements
     holdout: Share = Field(0.0, ge=0, le=1)  # share of documents kept out of every mix, for evaluation
-    quality: bool = False  # whether the quality classifier is applied
+    quality: bool = False  # whether the classifier `quality` is applied, where that names no sources itself
+    topic: str | None = Field(None, pattern=r"^metadata\.[^.]+(\.[^.]+)*$")  # where documents say their own topic
     max_document_bytes: Bytes = 32 << 20  # a longer record is quarantined, without being held in memory
     max_file_bytes: Bytes = 64 << 30  # decompressed
     max_ratio: int = Field(1000, gt=0)  # decompressed to compressed bytes, tested above 64 MiB

@@ -1,7 +1,7 @@
 """The data contracts that every stage shares, as Arrow schemas.
 
 A *pool* is a folder of Parquet shards of documents, one source to a pool. Every other per-document table
-(measurements, tokens, quality, ledgers) lies in a file of the same name as its shard: `shards/<shard>.parquet`,
+(measurements, tokens, classes, ledgers) lies in a file of the same name as its shard: `shards/<shard>.parquet`,
 the same rows in the same order, its first column the id.
 """
 
@@ -70,10 +70,11 @@ CATALOG = pa.schema(
         ("bytes", pa.uint64()),  # UTF-8 bytes of the document's text
         ("language", pa.string()),
         ("quality", pa.float32()),  # null where no classifier was applied
-        ("vigintile", pa.uint8()),  # 1 (worst) to 20 (best), token-weighted per source; null without quality
+        ("vigintile", pa.uint8()),  # 1 (worst) to 20 (best), by tokens, per source and topic; null without quality
         ("length_bucket", pa.string()),  # power of two of tokens: "<1K", "1K-2K", ... ">1M"
         ("holdout", pa.bool_()),  # kept out of every mix, for evaluation
         ("gzip_ratio", pa.float64()),  # compressed / original bytes, as measured; null where there is none
+        ("topic", pa.string()),  # by the classifier `topic`, else the document's own; null if neither is known
     ]
 )
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from curation.catalog import catalog
-from curation.classify import apply_quality, train_quality
+from curation.classify.apply import classify
+from curation.classify.models import Applied, given
+from curation.classify.train import train_classifier, trained
 from curation.decontaminate.station import decontaminate
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
@@ -150,21 +152,7 @@ class Line:
             lambda: train_tokenizer(context, self.pools, self.measured, ledgers, pipeline.tokenizer),
         )
         tokens = self._each_source("tokens", lambda name: count_tokens(context, self.pools[name], self.tokenizer))
-        quality: dict[str, StepOutput | None] = {source.name: None for source in pipeline.all_sources}
-        if pipeline.quality is not None:
-            model = self.stage(
-                "quality-model",
-                lambda: train_quality(context, self.pools, self.measured, ledgers, pipeline.quality),
-            )
-            scored = [source.name for source in pipeline.all_sources if source.quality]
-            outputs = self.stage(
-                "quality",
-                lambda: context.executor.each(
-                    lambda name: apply_quality(context, self.pools[name], self.measured[name], ledgers, model),
-                    scored,
-                ),
-            )
-            quality |= dict(zip(scored, outputs, strict=True))
+        classes = self._classify()
         sources = {source.name: source for source in pipeline.all_sources}
         self.catalogs = self._each_source(
             "catalog",
@@ -175,9 +163,31 @@ class Line:
                 self.measured[name],
                 ledgers,
                 tokens[name],
-                quality[name],
+                classes.get(name),
                 pipeline.seed,
             ),
+        )
+
+    def _classify(self) -> Outputs:
+        """Train the classifiers that are not given, and apply them: the steps `classify/<source>` by source."""
+        context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
+        applied: dict[str, Applied] = {}
+        for name, settings in pipeline.classifiers.items():
+            if settings.model:
+                applied[name] = given(name, settings, self.folder)
+                continue
+            model = self.stage(
+                f"classifier/{name}",
+                lambda name=name, settings=settings: train_classifier(
+                    context, name, settings, self.pools, self.measured, ledgers
+                ),
+            )
+            applied[name] = trained(name, settings, model)
+        names = {source.name: pipeline.classified(source) for source in pipeline.all_sources}
+        return self._each_source(
+            "classify",
+            lambda source: classify(context, self.pools[source], ledgers, [applied[one] for one in names[source]]),
+            [source for source in pipeline.all_sources if names[source.name]],
         )
 
     def mix(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from curation.classify import Quality
+from curation.classify.settings import QUALITY, TOPIC, Classifier
 from curation.config import Strict, load_config
 from curation.decontaminate.settings import Decontaminate
 from curation.dedup.settings import Dedup
@@ -46,7 +47,7 @@ class Pipeline(Strict):
     dedup: Dedup = Field(default_factory=Dedup)
     decontaminate: Decontaminate | None = None
     tokenizer: Tokenizer = Field(default_factory=Tokenizer)
-    quality: Quality | None = None
+    classifiers: dict[str, Classifier] = Field(default_factory=dict)  # quality and topic go into the catalog
     mixes: dict[str, MixEntry] = Field(default_factory=dict)
     heldout: Heldout = Field(default_factory=Heldout)
     train: dict[str, Stage] = Field(default_factory=dict)
@@ -66,6 +67,7 @@ class Pipeline(Strict):
         unknown = sorted(set(self.decontaminate.by_source) - set(names)) if self.decontaminate else []
         if unknown:
             raise ValueError(f"decontaminate.by_source: no source '{unknown[0]}' among {', '.join(names)}")
+        self._classifiers_resolve(names)
         before: set[str] = set()
         for name, stage in self.train.items():
             if stage.mix not in self.mixes:
@@ -74,6 +76,31 @@ class Pipeline(Strict):
                 raise ValueError(f"train.{name}: parent '{stage.parent}' is not a stage before it")
             before.add(name)
         return self
+
+    def _classifiers_resolve(self, names: list[str]) -> None:
+        for name, classifier in self.classifiers.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "id" or name.endswith("_label"):
+                raise ValueError(f"classifiers: '{name}' is no name for a column; use letters, digits and _")
+            where = [*classifier.sources, *classifier.training_sources()]
+            if unknown := [source for source in where if source not in names]:
+                raise ValueError(f"classifiers.{name}: no source '{unknown[0]}' among {', '.join(names)}")
+        for name, scored in ((QUALITY, True), (TOPIC, False)):
+            classifier = self.classifiers.get(name)
+            if classifier and (classifier.score_label() is not None) != scored:
+                raise ValueError(
+                    f"classifiers.{name}: "
+                    + ("name its `positive` label" if scored else "a topic has no `positive`")
+                )
+
+    def classified(self, source: Source | Synthesis) -> list[str]:
+        """The classifiers that are applied to a source: those that name it; of those that name none all but
+        `quality`, which the source itself asks for."""
+        return [
+            name
+            for name, classifier in self.classifiers.items()
+            if source.name in classifier.sources
+            or (not classifier.sources and (source.quality if name == QUALITY else True))
+        ]
 
     @property
     def all_sources(self) -> list[Source | Synthesis]:

@@ -120,7 +120,7 @@ def _occurrence(facts: _Facts, identity: str, place: Place) -> dict[str, Any]:
     text = readable(document)
     measured = row_of(run.step(f"measure/{place.source}"), place.shard, place.row, ("id", "minhash"))
     tokens = row_of(run.step(f"tokens/{place.source}"), place.shard, place.row, ("id",))
-    quality = row_of(run.step(f"quality/{place.source}"), place.shard, place.row, ("id",))
+    classes = row_of(run.step(f"classify/{place.source}"), place.shard, place.row, ("id",))
     catalog = _matching(run.step(f"catalog/{place.source}"), "catalog.parquet", identity, place)
     mixes = _mixes(facts, identity, place)
     decisions = [_decision(facts, stage, place) for stage in facts.stages]
@@ -134,7 +134,8 @@ def _occurrence(facts: _Facts, identity: str, place: Place) -> dict[str, Any]:
         "measurements": measured,
         "decisions": decisions,
         "tokens": tokens,
-        "quality": quality.get("quality"),
+        "quality": classes.get("quality"),
+        "classes": classes,
         "catalog": {key: value for key, value in catalog.items() if key not in ("id", "source", "shard", "row")},
         "heldout": _heldout(facts, identity, place),
         "mixes": mixes,

@@ -53,7 +53,7 @@ def _stations(run: Run) -> Table:
 def _group(step: str) -> str:
     """The row of the table: steps of many sources share one, the others stand for themselves."""
     stage = step.partition("/")[0]
-    return stage if stage in ("ingest", "measure", "rules", "tokens", "quality", "catalog") else step
+    return stage if stage in ("ingest", "measure", "rules", "tokens", "classify", "catalog") else step
 
 
 def _mixes(heads: dict[str, dict[str, Any]]) -> Table:

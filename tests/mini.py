@@ -70,7 +70,9 @@ def write_pipeline(folder: Path, inputs: Path, training: bool = True) -> Path:
         "name": "mini",
         "sources": sources,
         "tokenizer": {"vocab_size": 400, "sample_bytes": "300KiB"},
-        "quality": {"positives": ["topics"], "negatives": ["chat"], "epochs": 2, "dim": 4, "buckets": 1000},
+        "classifiers": {
+            "quality": {"positives": ["topics"], "negatives": ["chat"], "epochs": 2, "dim": 4, "buckets": 1000},
+        },
         "mixes": {name: {"recipe": f"{name}.yaml"} for name in lines},
         "train": _stages() if training else {},
         "evaluate": {

@@ -12,7 +12,7 @@ from flows.run import Run
 
 def quality(run: Run) -> dict[str, Any] | None:
     """The view: precision, recall, AUC, the worst mistakes; the vigintile table. None without a classifier."""
-    report = read_optional(run.step("quality-model"), "report.json")
+    report = read_optional(run.step("classifier/quality"), "report.json")
     tables = vigintiles(run)
     if report is None and not tables:
         return None

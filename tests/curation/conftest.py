@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sys
 from pathlib import Path
 
@@ -34,9 +35,14 @@ class Stations:
         self.measured: dict[str, StepOutput] = {}
         self.kinds: dict[str, str] = {}
 
-    def pool(self, source: str, documents: list, shards: int = 1) -> StepOutput:
+    def pool(
+        self, source: str, documents: list, shards: int = 1, metadata: list[dict] | None = None
+    ) -> StepOutput:
         """A text is a str, a chat a list of (role, content), a pair a tuple of three such lists."""
         table = _documents(source, documents)
+        if metadata is not None:
+            place = table.schema.get_field_index("metadata")
+            table = table.set_column(place, "metadata", pa.array([json.dumps(one) for one in metadata]))
         kind = {str: "text", list: "chat", tuple: "pairs"}[type(documents[0])]
 
         def ingest(build):
@@ -48,7 +54,7 @@ class Stations:
             for path in self.pools[source].shards():
                 build.write_table(f"shards/{path.name}", _measurements(pq.read_table(path)))
 
-        content = xxhash.xxh3_64_hexdigest(repr(documents).encode("utf-8", "surrogatepass"))
+        content = xxhash.xxh3_64_hexdigest(repr((documents, metadata)).encode("utf-8", "surrogatepass"))
         self.kinds[source] = kind
         self.pools[source] = step(
             self.ctx, f"ingest/{source}", 1, {"content": content, "shards": shards}, {}, ingest

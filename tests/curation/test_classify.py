@@ -6,28 +6,26 @@ from collections import Counter
 
 import fasttext
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given as given_texts
+from hypothesis import settings
 from hypothesis import strategies as st
 
-from curation.classify import (
-    LABEL,
-    PREFIX,
-    Quality,
-    QualityFile,
-    _examples,
-    _held_out,
-    apply_quality,
-    auc,
-    normalised,
-    score,
-    train_quality,
-)
+from curation.classify.apply import classify
+from curation.classify.examples import examples_of, held_out
+from curation.classify.figures import auc
+from curation.classify.models import LABEL, given, load_applied
+from curation.classify.prepare import prepared_texts
+from curation.classify.settings import Classifier, ExampleFile
+from curation.classify.train import train_classifier, trained
+from curation.config import ConfigError
 from curation.files import read_json
 
 SMALL = {"buckets": 2000, "dim": 4}
+PREFIX = 2000
 
 
 def sentences(words: str, count: int, seed: int) -> list[str]:
@@ -46,8 +44,23 @@ def sources(stations, good=GOOD, bad=BAD):
 
 
 def train(stations, ledgers=(), **settings):
-    config = Quality(**{"positives": ["good"], "negatives": ["bad"], **SMALL, **settings})
-    return train_quality(stations.ctx, stations.pools, stations.measured, list(ledgers), config)
+    classes = {} if {"classes", "labels"} & set(settings) else {"positives": ["good"], "negatives": ["bad"]}
+    config = Classifier(**{**classes, **SMALL, **settings})
+    return train_classifier(stations.ctx, "quality", config, stations.pools, stations.measured, list(ledgers))
+
+
+def apply(stations, source, model, ledgers=(), name="quality", **settings):
+    classes = {} if settings else {"positives": ["good"], "negatives": ["bad"]}
+    one = trained(name, Classifier(**classes, **settings), model)
+    return classify(stations.ctx, stations.pools[source], list(ledgers), [one])
+
+
+def examples_from(stations, config, ledgers=()):
+    return examples_of("quality", config, stations.pools, stations.measured, list(ledgers))
+
+
+def normalised(text: str) -> str:
+    return prepared_texts(pa.array([text], pa.large_string()), PREFIX, True)[0]
 
 
 def test_area_under_the_curve_by_hand():
@@ -59,7 +72,7 @@ def test_area_under_the_curve_by_hand():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=2, max_size=40))
+@given_texts(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=2, max_size=40))
 def test_area_under_the_curve_is_the_share_of_pairs_won(rows):
     scores, positive = np.array([one for one, _ in rows]), np.array([one for _, one in rows])
     if not 0 < positive.sum() < len(rows):
@@ -96,26 +109,26 @@ def test_the_report_names_the_worst_mistakes(stations):
 
 def test_classes_are_balanced_and_held_out_alike(stations):
     sources(stations)
-    config = Quality(positives=["good"], negatives=["bad"], sample=50, holdout=0.1)
-    examples = _examples(stations.pools, stations.measured, [], config)
-    held = _held_out(examples, config)
+    config = Classifier(positives=["good"], negatives=["bad"], sample=50, holdout=0.1)
+    examples = examples_from(stations, config)
+    held = held_out(examples, config)
     assert Counter(label for _, _, label, _ in examples) == {"positive": 50, "negative": 50}
     assert Counter(label for (_, _, label, _), out in zip(examples, held, strict=True) if out) == {
         "positive": 5,
         "negative": 5,
     }
-    smaller = _examples(stations.pools, stations.measured, [], config.model_copy(update={"sample": 20}))
+    smaller = examples_from(stations, config.model_copy(update={"sample": 20}))
     assert {one[0] for one in smaller} < {one[0] for one in examples}
 
 
 def test_dropped_documents_teach_nothing_and_have_no_score(stations):
     sources(stations)
     ledger = stations.drop("bad", lambda text: text.endswith("7"))
-    config = Quality(positives=["good"], negatives=["bad"])
-    examples = _examples(stations.pools, stations.measured, [ledger], config)
+    config = Classifier(positives=["good"], negatives=["bad"])
+    examples = examples_from(stations, config, [ledger])
     assert not any(text.endswith("7") for _, source, _, text in examples if source == "bad")
     model = train(stations, ledgers=[ledger])
-    output = apply_quality(stations.ctx, stations.pools["bad"], stations.measured["bad"], [ledger], model)
+    output = apply(stations, "bad", model, [ledger])
     for path in output.shards():
         texts = pq.read_table(stations.pools["bad"].folder / "shards" / path.name)
         table = pq.read_table(path)
@@ -131,16 +144,18 @@ def test_scores_are_those_of_fasttext_for_any_number_of_workers(make_stations):
     for name, workers in (("a", 1), ("b", 2)):
         stations = sources(make_stations(name, workers))
         model = train(stations)
-        output = apply_quality(stations.ctx, stations.pools["bad"], stations.measured["bad"], [], model)
+        output = apply(stations, "bad", model)
         contents[name] = output.content
     assert contents["a"] == contents["b"]
     peer = fasttext.load_model(str(model.folder / "model.bin"))
+    one = trained("quality", Classifier(positives=["good"], negatives=["bad"]), model)
     texts = [GOOD[0], BAD[0], "", "never seen", "x " * 5000]
-    for text, found in zip(texts, score(model.folder / "model.bin", texts), strict=True):
+    loaded, asked = load_applied(one)
+    for text, found in zip(texts, loaded.predict(pa.array(texts, pa.large_string()), asked)[2], strict=True):
         probabilities = {
             label: value for value, label in peer.f.predict(normalised(text) + "\n", 2, 0.0, "strict")
         }
-        assert found == pytest.approx(min(1.0, probabilities.get(LABEL + "positive", 0.0)), abs=1e-6)
+        assert found == pytest.approx(min(1.0, probabilities.get(LABEL + "positive", 0.0)), abs=1e-5)
 
 
 def test_a_text_cannot_pose_as_a_label_or_as_two_lines():
@@ -149,6 +164,19 @@ def test_a_text_cannot_pose_as_a_label_or_as_two_lines():
     assert "\n" not in normalised(text)
     assert LABEL not in normalised("__label__ __LABEL__negative a__label__b")
     assert len(normalised(text)) <= PREFIX
+    assert normalised("a </s> b </S>") == "a s b s"
+
+
+@settings(deadline=None, max_examples=50)
+@given_texts(st.lists(st.text(st.sampled_from("aB_lbe</s> \n\0\u2028É\u212a\u023a__label__")), max_size=5))
+def test_what_a_classifier_sees_is_python_s_lowercase_and_split(texts):
+    """The same by Python's own string methods, but for marks, which no text keeps."""
+    for text, found in zip(texts, prepared_texts(pa.array(texts, pa.large_string()), 40, True), strict=True):
+        words = text[:40].lower().replace("\0", " ").split()
+        assert LABEL not in found
+        assert "</s>" not in found.split()
+        if LABEL not in " ".join(words):
+            assert found == " ".join("s" if word == "</s>" else word for word in words)
 
 
 def test_examples_from_files_count_by_bytes_not_by_path(stations, tmp_path):
@@ -159,7 +187,7 @@ def test_examples_from_files_count_by_bytes_not_by_path(stations, tmp_path):
     (tmp_path / "good.txt.zst").write_bytes(zstandard.compress(lines))
     shutil.copy(tmp_path / "good.txt", tmp_path / "copy.txt")
     outputs = {
-        name: train(stations, positives=[QualityFile(file=str(tmp_path / name))])
+        name: train(stations, positives=[ExampleFile(file=str(tmp_path / name))])
         for name in ("good.txt", "good.txt.gz", "good.txt.zst", "copy.txt")
     }
     assert outputs["copy.txt"].reused
@@ -170,7 +198,101 @@ def test_examples_from_files_count_by_bytes_not_by_path(stations, tmp_path):
 
 def test_what_cannot_be_trained_says_why(stations):
     sources(stations, good=GOOD[:9])
-    with pytest.raises(ValueError, match="9 positives and 80 negatives are alive; a classifier needs 10"):
+    with pytest.raises(
+        ValueError, match="80 negative and 9 positive are alive; a classifier needs two classes and 10"
+    ):
         train(stations)
-    with pytest.raises(ValueError, match="quality: no source named web; there are bad, good"):
+    with pytest.raises(ValueError, match=r"classifiers.quality: no source named web; there are bad, good"):
         train(stations, positives=["web"])
+
+
+LABELLED = {
+    "art": sentences("paint canvas colour brush museum the of and", 60, 4),
+    "law": sentences("court statute appeal judge clause the of and", 50, 5),
+    "sea": sentences("ship harbour tide sailor anchor the of and", 40, 6),
+}
+
+
+def labelled_pool(stations):
+    documents = [(text, label) for label, texts in LABELLED.items() for text in texts]
+    stations.pool(
+        "mixed", [text for text, _ in documents], shards=2, metadata=[{"topic": one} for _, one in documents]
+    )
+
+
+def test_topics_from_the_documents_own_labels(make_stations):
+    contents = {}
+    for name, workers in (("a", 1), ("b", 2)):
+        stations = make_stations(name, workers)
+        labelled_pool(stations)
+        settings = {"labels": {"sources": ["mixed"], "key": "metadata.topic"}, "epochs": 20}
+        model = train(stations, **settings)
+        report = read_json(model.folder / "report.json")
+        assert report["account"]["examples"] == {label: {"mixed": 36} for label in LABELLED}
+        assert report["confusion"] == {label: {label: 4} for label in LABELLED}
+        assert report["macro_f1"] == report["accuracy"] == 1.0
+        assert report["worst_mistakes"] == []
+        output = apply(stations, "mixed", model, name="topic", **settings)
+        contents[name] = (model.content, output.content)
+        texts = {}
+        for path in stations.pools["mixed"].shards():
+            texts |= {row["id"]: row["text"] for row in pq.read_table(path).to_pylist()}
+        for path in output.shards():
+            for row in pq.read_table(path).to_pylist():
+                assert texts[row["id"]] in LABELLED[row["topic_label"]]
+                assert 1 / 3 < row["topic"] <= 1
+    assert contents["a"] == contents["b"]
+
+
+def test_labels_are_renamed_and_what_has_no_name_is_left_out(stations):
+    labelled_pool(stations)
+    labels = {"sources": ["mixed"], "key": "metadata.topic", "names": {"art": "dry", "law": "dry", "sea": "wet"}}
+    report = read_json(train(stations, labels=labels, positive="wet").folder / "report.json")
+    assert report["account"]["examples"] == {"dry": {"mixed": 36}, "wet": {"mixed": 36}}
+    assert report["auc"] > 0.9
+    without = {**labels, "names": {"art": "dry", "sea": "wet"}}
+    unequal = read_json(train(stations, labels=without, balanced=False).folder / "report.json")
+    assert unequal["account"]["examples"] == {"dry": {"mixed": 54}, "wet": {"mixed": 36}}
+
+
+def test_a_given_model_file_scores_as_the_one_it_was(stations, tmp_path):
+    sources(stations)
+    model = train(stations)
+    shutil.copy(model.folder / "model.bin", tmp_path / "my.bin")
+    config = Classifier(model="my.bin", positive="positive", lowercase=True)
+    one = given("quality", config, tmp_path)
+    copied = classify(stations.ctx, stations.pools["bad"], [], [one])
+    for ours, theirs in zip(apply(stations, "bad", model).shards(), copied.shards(), strict=True):
+        assert pq.read_table(ours).equals(pq.read_table(theirs))
+    with pytest.raises(ConfigError, match="the model has no label 'fine'; it has"):
+        classify(
+            stations.ctx,
+            stations.pools["bad"],
+            [],
+            [given("q", config.model_copy(update={"positive": "fine"}), tmp_path)],
+        )
+    with pytest.raises(ConfigError, match="neither a fastText file nor a folder"):
+        given("quality", Classifier(model="none.bin"), tmp_path)
+
+
+def test_more_threads_raise_an_alarm(stations):
+    sources(stations)
+    assert train(stations).record["alarms"] == []
+    assert "trained with 2 threads" in train(stations, threads=2).record["alarms"][0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give exactly one of"),
+        ({"positives": ["a"]}, "give exactly one of"),
+        ({"model": "a.bin", "classes": {"a": ["x"], "b": ["y"]}}, "give exactly one of"),
+        ({"classes": {"a": ["x"]}}, "needs two"),
+        ({"classes": {"a": ["x"], "b c": ["y"]}}, "no white space"),
+        ({"classes": {"a": ["x"], "b": ["y"]}, "positive": "c"}, "none of the classes a, b"),
+        ({"labels": {"sources": ["x"], "key": "topic"}}, "metadata"),
+    ],
+)
+def test_a_classifier_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Classifier(**settings)

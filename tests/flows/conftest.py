@@ -474,7 +474,7 @@ class Fabricator:
             "worst_false_positives": [],
             "worst_false_negatives": [mistake],
         }
-        self.step("quality-model", lambda build: build.write_json("report.json", report))
+        self.step("classifier/quality", lambda build: build.write_json("report.json", report))
 
     def output(self, name: str) -> StepOutput:
         return load(self.folder(name))
