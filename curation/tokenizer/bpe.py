@@ -34,7 +34,7 @@ def train_bpe(texts: Iterator[list[str]], config: Tokenizer) -> tokenizers.Token
 
 
 def folder_hash(path: Path, setting: str) -> str:
-    """Hash of the files of a tokenizer's folder that we read; `setting` is the key that names it, for the error."""
+    """Hash of the files of a tokenizer's folder that we read. `setting`, the key that names it, is for errors."""
     files = [path / name for name in FILES]
     if not files[0].is_file():
         raise FileNotFoundError(f"{files[0]}: no such file; {setting} names a Hugging Face tokenizer folder")

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,6 +124,7 @@ def test_a_catalog_joins_what_is_alive(stations, tokenizer):
     shards = {path.stem: pq.read_table(path)["text"].to_pylist() for path in pool.shards()}
     assert [shards[row["shard"]][row["row"]] for row in table.to_pylist()] == kept
     assert table["bytes"].to_pylist() == [len(text) for text in kept]
+    assert table["gzip_ratio"].to_pylist() == [len(gzip.compress(text.encode())) / len(text) for text in kept]
     assert (
         table["quality"].null_count == table["vigintile"].null_count == 2
     )  # 17, the first of its shard, is dropped
