@@ -69,7 +69,9 @@ def main() -> None:
     """Entry point: runs a command and turns known errors into a message and an exit code."""
     try:
         app()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes the latter of the former
+        if isinstance(end, SystemExit) and end.code != Exit.INTERRUPTED:
+            raise
         errors.print("\n[yellow]interrupted[/]; finished work is kept, the same command goes on from there")
         sys.exit(Exit.INTERRUPTED)
     except Exception as error:

@@ -22,6 +22,7 @@ from flows.run import Run, load_run
 from flows.server import embedded_server, quiet_environment
 
 DRAIN_TIMEOUT = 15.0  # seconds to wait for the server to record the task runs
+DRAIN_AFTER_INTERRUPT = 2.0  # the task under way may never be recorded as final, and somebody waits
 
 
 @dataclass
@@ -47,6 +48,7 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
 
         session = _Session(progress, shown)
         token = _session.set(session)
+        patience = DRAIN_TIMEOUT
         try:
             # The heartbeat thread costs a second at the end of each flow; a run that someone watches needs none.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
@@ -58,9 +60,12 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
                     strict=options.strict,
                     settings=options.settings,
                 )
+        except KeyboardInterrupt:
+            patience = DRAIN_AFTER_INTERRUPT
+            raise
         finally:
             _session.reset(token)
-            _drain(session)
+            _drain(session, patience)
     return load_run(options.workspace, name)
 
 
@@ -136,8 +141,8 @@ def as_task(name: str, work: Callable[[], Any]) -> Any:
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
 
 
-def _drain(session: _Session) -> None:
-    """Wait until the server has recorded every task run of the flow: it does so with some delay.
+def _drain(session: _Session, timeout: float) -> None:
+    """Wait up to `timeout` seconds until the server has recorded every task run of the flow: it does so late.
 
     Then end the events worker, which would keep this server's address for a later flow of the process.
     """
@@ -147,11 +152,11 @@ def _drain(session: _Session) -> None:
 
     if session.flow_run is not None:
         chosen = FlowRunFilter(id=FlowRunFilterId(any_=[session.flow_run]))
-        deadline = time.monotonic() + DRAIN_TIMEOUT
+        deadline = time.monotonic() + timeout
         with get_client(sync_client=True) as client:
             while time.monotonic() < deadline:
                 runs = client.read_task_runs(flow_run_filter=chosen)
                 if sum(run.state is not None and run.state.is_final() for run in runs) >= session.tasks:
                     break
                 time.sleep(0.1)
-    EventsWorker.drain_all(timeout=DRAIN_TIMEOUT, at_exit=False)
+    EventsWorker.drain_all(timeout=timeout, at_exit=False)

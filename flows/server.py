@@ -87,17 +87,27 @@ def _start(home: Path) -> tuple[subprocess.Popen, str]:
                 start_new_session=True,
                 env=_server_environment(home),
             )
-        deadline = time.monotonic() + START_TIMEOUT
-        while process.poll() is None and time.monotonic() < deadline:
-            if _healthy(url):
+        try:
+            if _wait_for_health(process, url):
                 write_json(home / "server.json", {"url": url, "pid": process.pid})
                 return process, url
-            time.sleep(0.05)
+        except BaseException:  # Ctrl-C while it starts: it has no user yet, so nothing else would end it soon
+            _wait_or_kill(process, timeout=0)
+            raise
         _wait_or_kill(process, timeout=0)
     raise ServerError(
         f"the Prefect server did not start; its output is in {home / 'server.log'}. "
         "Run with --no-orchestrator to do without it."
     )
+
+
+def _wait_for_health(process: subprocess.Popen, url: str) -> bool:
+    deadline = time.monotonic() + START_TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
+        if _healthy(url):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _server_environment(home: Path) -> dict[str, str]:

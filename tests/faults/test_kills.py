@@ -91,16 +91,35 @@ def test_interrupt_leaves_no_process_and_a_rerun_completes(tmp_path, how):
     pipeline = write_pipeline(tmp_path / "pipeline", tmp_path / "inputs", training=False)
     workspace = tmp_path / "workspace"
     process = subprocess.Popen(
-        command(pipeline, workspace, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(pipeline, workspace, "--workers", "2"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not list(workspace.glob("steps/ingest/*/.*.lock")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(how)
-    assert process.wait(60) == 130
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
     assert not wait_for_no_survivors(workspace)
     assert load_run(workspace).data["status"] == "interrupted"
     run(pipeline, workspace, "--workers", "2")
     run(pipeline, tmp_path / "other", "--workers", "1", "--no-orchestrator")
     assert fingerprints(workspace) == fingerprints(tmp_path / "other")
     assert not wait_for_no_survivors(workspace)
+
+
+@pytest.mark.slow
+def test_interrupt_while_the_server_starts_leaves_no_server(tmp_path):
+    write_inputs(tmp_path / "inputs")
+    pipeline = write_pipeline(tmp_path / "pipeline", tmp_path / "inputs", training=False)
+    workspace = tmp_path / "workspace"
+    process = subprocess.Popen(command(pipeline, workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (workspace / "prefect" / "server.log").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not survivors(workspace)
