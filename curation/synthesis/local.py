@@ -31,6 +31,7 @@ from curation.synthesis.generation import Answer, Completion, Failure, Request
 
 BUCKET = 32  # tokens: prompts are padded to a multiple
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configs, tokenizer
+SAFE = {"local_files_only": True, "trust_remote_code": False}  # nothing fetched, no code of the folder run
 PLACE = "\ue000prompt\ue001"  # stands for the prompt in a chat template
 
 
@@ -39,7 +40,7 @@ class LocalGenerator:
 
     def __init__(self, config: LocalModel, sampling: Sampling, identity: dict[str, Any]):
         self._config, self._sampling, self.identity = config, sampling, identity
-        self._tokenizer = AutoTokenizer.from_pretrained(config.model, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(config.model, **SAFE)
         if config.mode == "chat" and not self._tokenizer.chat_template:
             raise ConfigError(
                 f"{config.model}: mode is chat, but the tokenizer has no chat template; use mode: text"
@@ -59,7 +60,7 @@ class LocalGenerator:
                 dtype=getattr(torch, self._config.dtype),
                 attn_implementation="sdpa",
                 use_safetensors=True,
-                local_files_only=True,
+                **SAFE,
             )
         ends = model.generation_config.eos_token_id
         ends = self._tokenizer.eos_token_id if ends is None else ends

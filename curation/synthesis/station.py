@@ -20,19 +20,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.catalog import held_out
 from curation.chat import DOCUMENT_COLUMNS, plain_texts
 from curation.files import atomic, remove
 from curation.keys import key_of, keyed_hash
 from curation.read.record import SAMPLE, BadRecordError, Document
 from curation.read.shards import ShardWriter
-from curation.rules.profile import Profile, failures
 from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes
-from curation.shards import Picks, batches, pick
+from curation.shards import Picks, batches
 from curation.steps import Build, Context, StepOutput, step
 from curation.synthesis.config import Synthesis
 from curation.synthesis.generation import Answer, Completion, Failure, Generations, Generator, Request, answer_all
 from curation.synthesis.parse import parse_response
+from curation.synthesis.select import choose_parents
 from curation.synthesis.template import RenderError, Template, load_template
 
 VERSION = 1
@@ -92,7 +91,7 @@ def synthesise(
         inputs |= {f"pool/{source}": pools[source].content, f"measured/{source}": measured[source].content}
 
     def work(build: Build) -> None:
-        picks = _choose(config, pools, measured, ledgers, holdouts, seed)
+        picks = choose_parents(config, pools, measured, ledgers, holdouts, seed)
         with open_generator(config, identity) as generator:
             _work(build, config, template, generator, picks)
 
@@ -125,34 +124,6 @@ def _decides_on(ledger: StepOutput, sources: tuple[str, ...]) -> bool:
     return any((ledger.folder / "ledger" / source).is_dir() for source in sources)
 
 
-def _choose(
-    config: Synthesis,
-    pools: dict[str, StepOutput],
-    measured: dict[str, StepOutput],
-    ledgers: list[StepOutput],
-    holdouts: dict[str, float],
-    seed: int,
-) -> list[Picks]:
-    """The parents: alive, within the filter, not held out; the first `documents` by keyed hash."""
-    profile = config.profile_of_filter()
-
-    def admit(source: str, path: Path) -> np.ndarray:
-        admitted = ~failures(profile, _measurements(path, profile)).any(axis=1)
-        if holdouts[source] > 0:
-            groups = pq.read_table(path, columns=["group_hash"])["group_hash"]
-            admitted &= ~held_out(groups, holdouts[source], seed)
-        return admitted
-
-    key = key_of(seed, f"synthesis/{config.name}")
-    return pick(config.parents, pools, measured, ledgers, key, documents=config.documents, admit=admit)
-
-
-def _measurements(path: Path, profile: Profile) -> pa.Table:
-    """The columns that a filter reads; `failures` names the one that is not there."""
-    present = set(pq.read_schema(path).names)
-    return pq.read_table(path, columns=["id", *(name for name in profile.measurements if name in present)])
-
-
 def _work(build: Build, config: Synthesis, template: Template, generator: Generator, picks: list[Picks]) -> None:
     remove(build.folder / "shards")  # of an interrupted run
     sampling = config.sampling.model_dump(mode="json")
@@ -181,6 +152,7 @@ def _work(build: Build, config: Synthesis, template: Template, generator: Genera
                 made = _document(config, parent, answer)
                 row = None
                 if isinstance(made, Failure):
+                    totals["unanswered"] += isinstance(answer, Failure) and parent.prompt is not None
                     troubles.append(_trouble(config, parent, answer, made.reason))
                 else:
                     row, size = _row(config, parent, answer, made, provenance)
@@ -195,9 +167,10 @@ def _work(build: Build, config: Synthesis, template: Template, generator: Genera
     build.counts = {name: totals[name] for name in ("documents_out", "quarantined", "bytes_in", "bytes_text")}
     build.counts |= {"records_read": read, "documents_in": read, "skipped": 0, "skipped_by_reason": {}, "files": 0}
     if totals["quarantined"]:
+        again = f"; {totals['unanswered']} had no answer and are asked again if this step's folder is removed"
         build.alarm(
-            f"{totals['quarantined']} of {read} parents gave no document, see quarantine.parquet; "
-            f"remove {build.folder} and run again to ask once more for those (the others are cached)"
+            f"{totals['quarantined']} of {read} parents gave no document, see quarantine.parquet"
+            + (again if totals["unanswered"] else "")
         )
     if not totals["documents_out"]:
         build.alarm(f"none of {read} parents gave a document")
