@@ -19,7 +19,7 @@ from curation.steps import Progress
 from flows.execute import Options, execute
 from flows.line import JOBS, Stage
 from flows.run import Run, load_run
-from flows.server import embedded_server, quiet_environment
+from flows.server import ServerError, embedded_server, healthy, quiet_environment
 
 DRAIN_TIMEOUT = 15.0  # seconds to wait for the server to record the task runs
 DRAIN_AFTER_INTERRUPT = 2.0  # the task under way may never be recorded as final, and somebody waits
@@ -72,7 +72,12 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
 @contextlib.contextmanager
 def _server(workspace: Path) -> Iterator[None]:
     """Point this process at a server: the one the user names, or the workspace's own."""
-    if os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        if not healthy(url.rstrip("/")):
+            raise ServerError(
+                f"no Prefect server answers at PREFECT_API_URL={url}. Start it, unset the variable for a server "
+                "of the run's own, or run with --no-orchestrator."
+            )
         yield
         return
     home = Path(os.environ.get("PREFECT_HOME") or workspace / "prefect")

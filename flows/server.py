@@ -71,7 +71,7 @@ def _running(home: Path) -> str | None:
         url = read_json(home / "server.json")["url"]
     except (OSError, ValueError, KeyError):
         return None
-    return url if _healthy(url) else None
+    return url if healthy(url) else None
 
 
 def _start(home: Path) -> tuple[subprocess.Popen, str]:
@@ -104,7 +104,7 @@ def _start(home: Path) -> tuple[subprocess.Popen, str]:
 def _wait_for_health(process: subprocess.Popen, url: str) -> bool:
     deadline = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
-        if _healthy(url):
+        if healthy(url):
             return True
         time.sleep(0.05)
     return False
@@ -121,7 +121,7 @@ def _server_environment(home: Path) -> dict[str, str]:
     }
 
 
-def _healthy(url: str) -> bool:
+def healthy(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", timeout=2.0).status_code == 200
     except httpx.HTTPError:

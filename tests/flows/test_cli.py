@@ -225,3 +225,11 @@ def test_a_cut_record_counts_as_not_there(project, tmp_path):
     run = load_run(workspace).folder / "run.json"
     run.write_bytes(run.read_bytes()[:50])
     assert mixwright("report", "-w", workspace).returncode == 4
+
+
+def test_a_server_that_does_not_answer_is_told(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = mixwright("run", project[0] / "pipeline.yaml", "-w", tmp_path / "new", "--until", "ingest")
+    assert done.returncode == 1
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api" in done.stderr
+    assert "Traceback" not in done.stderr
