@@ -205,14 +205,16 @@ def _answer(words, first, end, item, index, knobs, counted, match):
 def _answer_score(words, count, low, end, item, index, knobs, counted, match):
     """How much of the answer lies about words[low:end], as far as its window reaches.
 
-    A short answer counts before and after these words, since an option's letter is in the question too. A longer
-    one counts in them as well: where it repeats a phrase of the question, the match runs into it.
+    A match may run into the answer, where that goes on as the question did elsewhere. So a longer answer counts
+    within the match too, and a short one in the words by which the match is longer than the question; not in the
+    others, since an option's letter is in the question.
     """
     size = index.answer_words[item]
     if index.short_starts[item] < index.short_starts[item + 1]:
         first, last = max(0, low - knobs.short_window), min(count, end + knobs.short_window)
-        after = _answer(words, end, last, item, index, knobs, counted, match)
-        return max(after, _answer(words, first, low, item, index, knobs, counted, match))
+        surplus = max(0, end - low - index.question_words[item])
+        after = _answer(words, end - surplus, last, item, index, knobs, counted, match)
+        return max(after, _answer(words, first, low + surplus, item, index, knobs, counted, match))
     window = max(knobs.answer_window, 2 * size)
     first, last = max(0, low - window), min(count, end + window)
     return _answer(words, first, last, item, index, knobs, counted, match) / index.answer.totals[item]

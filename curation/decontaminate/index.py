@@ -62,6 +62,7 @@ class DeconIndex(NamedTuple):
     passage: Sets
     short_starts: np.ndarray  # int64 (items + 1,): where the words of each short answer are
     short_words: np.ndarray  # uint64
+    question_words: np.ndarray  # int64 (items,)
     answer_words: np.ndarray  # int64 (items,)
     weights: np.ndarray  # float64 (items, 3): question, answer, passage; they sum to 1
     thresholds: np.ndarray  # float64 (items,)
@@ -114,6 +115,7 @@ def decon_index(items: list[Item], settings: Decon) -> tuple[DeconIndex, list[It
         _sets([ngrams(words, settings.answer_ngram) for words in long_answers]),
         passage,
         *_rows(short_answers, np.uint64),
+        np.array([len(words) for words in questions], np.int64),
         np.array([len(words) for words in answers], np.int64),
         _weights(np.diff(question.starts), has, settings.confident_ngrams),
         _thresholds(lengths, settings),

@@ -95,7 +95,8 @@ class ReferenceDecon:
         window = s.short_window if short else max(s.answer_window, 2 * len(answer))
         first = max(0, low - window)
         if short:
-            sides = found[first:low], found[end : end + window]
+            surplus = max(0, end - low - len(self.items[number][0]))
+            sides = found[first : low + surplus], found[end - surplus : end + window]
             return float(any(tuple(answer) in grams(side, len(answer)) for side in sides))
         weights = self.answer[number]
         seen = set(grams(found[first : end + window], s.answer_ngram))
