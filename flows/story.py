@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from curation.steps import StepOutput
 from flows.report import human
+from flows.report.contamination import STEP as CONTAMINATION
+from flows.report.contamination import matches_at
 from flows.report.lineage import ancestors, checkpoints
 from flows.report.reading import (
     Place,
@@ -161,6 +163,8 @@ def _decision(facts: _Facts, stage: Stage, place: Place) -> dict[str, Any]:
         entry["also_fails"] = [rule for rule in _failures(failures, place.row) if rule != row["rule"]]
     if row["twin"]:
         entry["twin"] = _twin(facts, stage, row["twin"], place)
+    if row["rule"] and stage.name == CONTAMINATION:
+        entry["matches"] = matches_at(facts.run, *place)
     return {**entry, "examined": True}
 
 

@@ -20,6 +20,8 @@ from flows.story import (
     why,
 )
 
+MATCHES_SHOWN = 5  # evaluation items of one document
+
 __all__ = ["AmbiguousIdError", "DocumentIdError", "Story", "UnknownDocumentError", "print_story", "why"]
 
 
@@ -62,6 +64,8 @@ def _print_decisions(occurrence: dict[str, Any], console: Console) -> None:
             console.print(Text.assemble((f"{decision['stage']:9} ", "bold"), ("not examined", "dim")))
             continue
         outcome = ("kept", "green") if decision["keep"] else (f"dropped: {describe_rule(decision)}", "red")
+        if decision["keep"] and decision["rule"]:
+            outcome = (f"kept, marked: {describe_rule(decision)}", "yellow")
         console.print(Text.assemble((f"{decision['stage']:9} ", "bold"), outcome))
         twin = decision.get("twin") or {}
         if twin.get("origin"):
@@ -71,6 +75,21 @@ def _print_decisions(occurrence: dict[str, Any], console: Console) -> None:
                 )
             )
             console.print(Padding(Text(twin["excerpt"], "dim"), (0, 4, 0, 10), expand=False))
+        for match in decision.get("matches", [])[:MATCHES_SHOWN]:
+            _print_match(match, console)
+
+
+def _print_match(match: dict[str, Any], console: Console) -> None:
+    """An evaluation item found in the document: where, how much of it, and both texts."""
+    place = f"characters {match['start']:,} to {match['end']:,}"
+    head = f"{match['benchmark']} {human.clean(match['item'])}: {human.number(match['score'])}, {place}"
+    answer = f"\n→ {match['item_answer']}" if match["item_answer"] else ""
+    for text, style in (
+        (head, "bold"),
+        (f"document: {human.excerpt(match['text'])}", ""),
+        (f"item: {human.excerpt(match['item_text'] + answer)}", "dim"),
+    ):
+        console.print(Padding(Text(text, style), (0, 4, 0, 10), expand=False))
 
 
 def _print_use(occurrence: dict[str, Any], console: Console) -> None:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from curation.files import write_bytes
 from flows.report import human
 from flows.report.census import take_census
+from flows.report.contamination import contamination
 from flows.report.duplicates import duplicates
 from flows.report.heldout import heldout
 from flows.report.lineage import lineage
@@ -51,6 +52,7 @@ def view(run: Run) -> dict[str, Any]:
         "measurements": measurements(run),
         "duplicates": duplicates(run),
         "tokenizer": tokenizer(run),
+        "contamination": contamination(run),
         "quality": quality(run),
         "mixes": mixes(run),
         "heldout": heldout(run),

@@ -209,7 +209,11 @@ def read_optional(output: StepOutput | None, relative: str) -> Any:
     return read_json(path) if path and path.exists() else None
 
 
-def table_optional(output: StepOutput | None, relative: str, columns: list[str] | None = None) -> pa.Table | None:
-    """A Parquet file of a step, None if there is no such step or file."""
+def table_optional(
+    output: StepOutput | None, relative: str, columns: list[str] | None = None, filters: list | None = None
+) -> pa.Table | None:
+    """A Parquet file of a step, or the rows of it that `filters` choose; None if there is no such step or file."""
     path = output.folder / relative if output else None
-    return pq.read_table(path, columns=columns) if path and path.exists() else None
+    if path is None or not path.exists():
+        return None
+    return pq.read_table(path, columns=columns, filters=filters, partitioning=None)

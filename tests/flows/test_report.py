@@ -30,6 +30,7 @@ SECTIONS = [
     "measurements",
     "samples",
     "duplicates",
+    "contamination",
     "tokenizer",
     "quality",
     "heldout",
