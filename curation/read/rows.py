@@ -1,4 +1,4 @@
-"""Files of records: JSON lines, JSON arrays, tab-separated values and Parquet, one bounded record at a time."""
+"""Files of records: JSON lines, JSON arrays, TSV, CSV and Parquet, one bounded record at a time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ import pyarrow.parquet as pq
 from curation.read.record import BrokenFileError, Limits, Problem, RawFile
 from curation.read.streams import chunks, plain_name
 
-Container = Literal["auto", "jsonl", "json", "tsv", "parquet"]
+Container = Literal["auto", "jsonl", "json", "tsv", "csv", "parquet"]
 SUFFIX_CONTAINERS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
     ".tsv": "tsv",
+    ".csv": "csv",
     ".parquet": "parquet",
 }
 BOM = b"\xef\xbb\xbf"  # with which some programs begin UTF-8 files
+
+
+_CSV_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^,]*))(,|\Z|)')
 
 
 @dataclass(slots=True)
@@ -41,7 +45,7 @@ def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str
     """The records of a file as Row, and a Problem for each that cannot be read.
 
     `container` "auto" goes by the suffix of the name (without .gz, .zst, .bz2 or .xz); what is not known is
-    taken for JSON lines. `columns` names the fields of a TSV file; None takes them from its first line.
+    taken for JSON lines. `columns` names the fields of a TSV or CSV file; None takes them from its first line.
     """
     if container == "auto":
         name = plain_name(file.path.name)
@@ -50,6 +54,8 @@ def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str
         return parquet_rows(file, limits)
     if container == "tsv":
         return tsv_rows(file, limits, columns)
+    if container == "csv":
+        return csv_rows(file, limits, columns)
     return array_rows(file, limits) if container == "json" else json_rows(file, limits)
 
 
@@ -227,6 +233,75 @@ def tsv_rows(file: RawFile, limits: Limits, columns: tuple[str, ...] | None) -> 
             yield Problem(str(number), offset, f"{len(fields)} fields, expected {len(columns)}: {columns}", raw)
         else:
             yield Row(number, offset, dict(zip(columns, fields, strict=True)), raw)
+
+
+def csv_rows(file: RawFile, limits: Limits, columns: tuple[str, ...] | None) -> Iterator[Row | Problem]:
+    """Comma-separated records with quoted fields, which may hold commas, newlines and doubled quotes (RFC 4180).
+
+    A record ends with the line that closes its last quote. The fields are strings; a column without a name is
+    "column<n>". A quote that nothing closes is one Problem, with what it has swallowed.
+    """
+    held: list[bytes] = []
+    begin, number, quotes, size = 0, 0, 0, 0
+    for line in lines(file, limits):
+        if isinstance(line, Problem):
+            yield line
+            held, quotes, size = [], 0, 0
+            continue
+        _, offset, raw = line
+        if not held:
+            if not raw.strip():
+                continue
+            begin = offset
+        held.append(raw)
+        quotes, size = quotes + raw.count(b'"'), size + len(raw) + 1
+        if quotes % 2 and size <= limits.document_bytes:
+            continue
+        record = b"\n".join(held)
+        if quotes % 2:
+            yield _open_quote(number, begin, record, f"over the {limits.document_bytes} of max_document_bytes")
+        else:
+            fields = _csv_fields(number, begin, record)
+            if isinstance(fields, Problem):
+                yield fields
+            elif columns is None:
+                columns = tuple(name or f"column{place}" for place, name in enumerate(fields))
+                number -= 1  # the line of names is no record
+            elif len(fields) != len(columns):
+                yield Problem(
+                    str(number), begin, f"{len(fields)} fields, expected {len(columns)}: {columns}", record[:1000]
+                )
+            else:
+                yield Row(number, begin, dict(zip(columns, fields, strict=True)), record)
+        held, quotes, size, number = [], 0, 0, number + 1
+    if held:
+        yield _open_quote(number, begin, b"\n".join(held), "to the end of the file")
+
+
+def _csv_fields(number: int, offset: int, record: bytes) -> list[str] | Problem:
+    """The fields of one record, whose quotes are all closed."""
+    try:
+        text = record.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as wrong:
+        error = f"invalid UTF-8: {wrong.reason} at byte {wrong.start}"
+        return Problem(str(number), offset, error, record[:1000])
+    fields = []
+    for match in _CSV_FIELD.finditer(text):
+        quoted, plain, end = match.groups()
+        if quoted is None and '"' in plain:
+            return Problem(str(number), offset, f"a quote inside the unquoted field {len(fields)}", record[:1000])
+        fields.append(plain if quoted is None else quoted.replace('""', '"'))
+        if not end:
+            break
+    if match.end() != len(text):
+        error = f"text after the closing quote of field {len(fields) - 1}, expected a comma"
+        return Problem(str(number), offset, error, record[:1000])
+    return fields
+
+
+def _open_quote(number: int, offset: int, record: bytes, how_far: str) -> Problem:
+    error = f"a quote is not closed in {len(record)} bytes, {how_far}; they are lost"
+    return Problem(str(number), offset, error, record[:1000])
 
 
 def parquet_rows(file: RawFile, limits: Limits, batch: int = 256) -> Iterator[Row | Problem]:

@@ -38,7 +38,7 @@ class TextOptions(RowOptions):
 
     text_key: str = "text"  # dotted: "page.body"
     created_key: str | None = None
-    columns: tuple[str, ...] | None = None  # of a TSV file without a header line
+    columns: tuple[str, ...] | None = None  # of a TSV or CSV file without a header line
 
 
 def shaped(

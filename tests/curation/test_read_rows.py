@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -124,3 +127,35 @@ def test_parquet_rows_and_a_string_that_is_no_utf8(source, tmp_path):
 
 def test_a_last_line_without_end_is_a_line(source):
     assert [line[2] for line in lines(source(b"a\n\nb"), Limits())] == [b"a", b"", b"b"]
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r")), min_size=2, max_size=2
+        )
+    )
+)
+def test_quoted_fields_are_those_of_python_s_csv(records):
+    written = io.StringIO()
+    csv.writer(written, lineterminator="\n").writerows([["a", "b"], *records])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(written.getvalue().encode())
+        found = list(rows(RawFile(path, "a.csv", ""), Limits(), "auto"))
+    assert [[row.value["a"], row.value["b"]] for row in found] == records
+    assert [row.number for row in found] == list(range(len(records)))
+
+
+def test_broken_csv_records_are_problems_and_the_others_stand(source):
+    data = b',text\n1,"one, ""two""\nthree"\n2\n3,a"b"\n4,"x"y\n5,\xff\n6,last\n7,"open\n8,lost\n'
+    found = list(rows(source(data, "a.csv"), Limits(), "auto"))
+    assert found[0].value == {"column0": "1", "text": 'one, "two"\nthree'}
+    errors = [item.error for item in found[1:5]]
+    for wanted, error in zip(
+        ("1 fields, expected 2", "a quote inside", "after the closing", "UTF-8"), errors, strict=True
+    ):
+        assert wanted in error
+    assert found[5].value == {"column0": "6", "text": "last"}
+    assert (found[6].place, found[6].offset) == ("6", data.index(b"7,"))
+    assert "a quote is not closed" in found[6].error
