@@ -29,7 +29,7 @@ MANIFEST = pa.schema(
     [
         ("id", pa.string()),
         ("source", pa.string()),
-        ("bucket", pa.string()),  # quality vigintile (q01 to q20), length bucket, mix:<parent> or all
+        ("bucket", pa.string()),  # q01 to q20, length bucket, all: after the line's topics and /; mix:<parent>
         ("shard", pa.string()),  # shard of the source's pool
         ("row", pa.uint32()),  # row of the shard
         ("tokens", pa.uint32()),  # of one copy, under the row's transform

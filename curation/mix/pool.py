@@ -15,7 +15,8 @@ from curation.mix.recipe import Line, Recipe
 from curation.schema import CATALOG, LENGTH_BUCKETS, require_columns
 
 Catalogs = Mapping[str, Path | pa.Table]
-FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "vigintile", "length_bucket", "gzip_ratio", "holdout"]
+FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "topic", "vigintile", "length_bucket", "gzip_ratio"]
+FILTERED_BY += ["holdout"]
 DOCUMENT_KEY = ["id", "shard", "row"]
 WHOLE_SOURCE = "all"
 
@@ -71,6 +72,12 @@ def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl
         keep &= pl.col("length_bucket").is_in(list(line.length))
     if line.language:
         keep &= pl.col("language").is_in(list(line.language))
+    if line.topic:
+        known = frame["topic"].unique().drop_nulls().sort().to_list()
+        if unknown := [topic for topic in line.topic if topic not in known]:
+            there = ", ".join(known) or "none"
+            raise RecipeError(f"line {line.name}: source '{source}' has no topic {unknown[0]}; it has {there}")
+        keep &= pl.col("topic").is_in(list(line.topic))
     rows = frame.filter(keep).with_columns(
         bucket=bucket_of(line), transform=pl.lit(transform), tokens=tokens.cast(pl.Int64)
     )
@@ -83,10 +90,19 @@ def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl
 
 
 def bucket_of(line: Line) -> pl.Expr:
-    """The bucket of a row: its vigintile (q01 to q20), its length bucket, or "all"; whatever the line goes by."""
+    """The bucket of a row: its vigintile (q01 to q20), its length bucket, or "all"; whatever the line goes by.
+
+    The topics of the line come before it ("law/q20"), so that each topic may have a line of its own.
+    """
+    bucket = pl.col("length_bucket") if line.length else pl.lit(WHOLE_SOURCE)
     if line.quality or line.upsample:
-        return pl.format("q{}", pl.col("vigintile").cast(pl.String).str.zfill(2))
-    return pl.col("length_bucket") if line.length else pl.lit(WHOLE_SOURCE)
+        bucket = pl.format("q{}", pl.col("vigintile").cast(pl.String).str.zfill(2))
+    return pl.concat_str(pl.lit(topics_of(line)), bucket)
+
+
+def topics_of(line: Line) -> str:
+    """How the buckets of a line that names topics begin: "law+sea/"."""
+    return "+".join(line.topic) + "/" if line.topic else ""
 
 
 def kind_of(frame: pl.DataFrame, source: str) -> str | None:
@@ -116,7 +132,9 @@ def line_cells(recipe: Recipe, catalogs: Catalogs) -> dict[int, list[Cell]]:
 
 def unfiltered_tokens(recipe: Recipe, line: Line, catalogs: Catalogs) -> int:
     """Tokens of a line's sources without its filters."""
-    bare = line.model_copy(update={"quality": None, "length": (), "language": (), "gzip": None, "upsample": None})
+    bare = line.model_copy(
+        update={"quality": None, "length": (), "language": (), "topic": (), "gzip": None, "upsample": None}
+    )
     frames = (
         eligible(read_catalog(catalogs, source, FILTERED_BY), recipe, bare, source) for source in line.source
     )
@@ -140,10 +158,12 @@ def _count(rows: pl.DataFrame, line: Line, source: str, kind: str) -> list[Cell]
         bucket: (documents, tokens)
         for bucket, documents, tokens in rows.group_by("bucket").agg(pl.len(), pl.col("tokens").sum()).iter_rows()
     }
-    buckets = sorted(counted, key=lambda bucket: (LENGTH_BUCKETS.index(bucket) if line.length else 0, bucket))
+    topics = topics_of(line)
+    places = {f"{topics}{bucket}": place for place, bucket in enumerate(LENGTH_BUCKETS)}
+    buckets = sorted(counted, key=lambda bucket: (places[bucket] if line.length else 0, bucket))
     if not buckets:
         empty = line.length[0] if line.length else "q20" if line.quality or line.upsample else WHOLE_SOURCE
-        return [Cell(source, empty, kind, 0, 0)]
+        return [Cell(source, topics + empty, kind, 0, 0)]
     return [Cell(source, bucket, kind, *counted[bucket]) for bucket in buckets]
 
 

@@ -88,6 +88,7 @@ class Line(Strict):
     quality: Vigintiles | None = None
     length: Names = ()
     language: Names = ()
+    topic: Names = ()
     gzip: GzipCut | None = None  # of what the other filters leave of each source
     upsample: Upsample | None = None
     transform: Transform | None = None  # of chat documents; the others have one transform
@@ -110,7 +111,7 @@ class Line(Strict):
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(AMOUNTS)}; found {', '.join(given) or 'none'}")
         of_documents = [
-            name for name in ("quality", "length", "language", "gzip", "upsample") if getattr(self, name)
+            name for name in ("quality", "length", "language", "topic", "gzip", "upsample") if getattr(self, name)
         ]
         if self.mix and (of_documents or self.transform):
             extra = [*of_documents, *(["transform"] if self.transform else [])]

@@ -174,7 +174,7 @@ def shortage(
         )
     if line.tokens and target.capacity:
         choices.append(f"lower tokens to {target.capacity}")
-    if line.quality or line.length or line.language or line.gzip or line.upsample:
+    if line.quality or line.length or line.language or line.topic or line.gzip or line.upsample:
         wider = unfiltered(line)
         if wider > source_tokens:
             choices.append(f"widen the filter: without it the pool holds {wider:,} tokens, not {source_tokens:,}")

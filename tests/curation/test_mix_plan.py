@@ -32,6 +32,9 @@ HEAD = {
 }
 
 
+TOPICS = ("law", "sea", None)
+
+
 def catalog(source: str, documents: int, seed: int = 0, kind: str = "text", largest: int = 300) -> pa.Table:
     rng, ratios = random.Random(f"{source}/{seed}"), random.Random(f"ratios/{source}/{seed}")
     return pa.Table.from_pylist(
@@ -51,6 +54,7 @@ def catalog(source: str, documents: int, seed: int = 0, kind: str = "text", larg
                 "length_bucket": rng.choice(["<1K", "1K-2K", "2K-4K"]),
                 "holdout": rng.random() < 0.1,
                 "gzip_ratio": ratios.choice([ratios.random(), 0.5]) if tokens else None,
+                "topic": TOPICS[number % 3],
             }
             for number in range(documents)
         ],
@@ -459,3 +463,26 @@ def test_copies_come_within_half_a_document(tokens, target):
 
 def test_manifest_of_a_plan_is_of_its_schema():
     assert manifest_rows(plan(TWO_LINES, FIXED)).schema.equals(MANIFEST)
+
+
+def test_each_topic_may_have_a_line_of_its_own():
+    lines = [
+        {"source": "a", "whole": True, "topic": "law", "quality": {"min_vigintile": 11}},
+        {"source": "a", "whole": True, "topic": "sea"},
+    ]
+    planned = plan(recipe_of(*lines), FIXED)
+    topics = {row["id"]: (row["topic"], row["vigintile"]) for row in FIXED["a"].to_pylist()}
+    for row in planned.rows.iter_rows(named=True):
+        topic, vigintile = topics[row["id"]]
+        assert row["bucket"] == (f"law/q{vigintile:02d}" if topic == "law" else "sea/all")
+        assert topic == "sea" or vigintile >= 11
+    assert {row["bucket"].partition("/")[0] for row in planned.rows.iter_rows(named=True)} == {"law", "sea"}
+    assert sum(line["pool_tokens"] for line in planned.account) == planned.rows["tokens"].sum()
+    with pytest.raises(RecipeError, match="source 'a' has no topic tax; it has law, sea"):
+        plan(recipe_of({"source": "a", "whole": True, "topic": "tax"}), FIXED)
+
+
+def test_a_line_of_several_topics_has_buckets_by_length_in_their_order():
+    line = {"source": "a", "whole": True, "topic": ["law", "sea"], "length": ["<1K", "1K-2K", "2K-4K"]}
+    planned = plan(recipe_of(line), FIXED)
+    assert [one["bucket"] for one in planned.account] == [f"law+sea/{name}" for name in ("<1K", "1K-2K", "2K-4K")]
