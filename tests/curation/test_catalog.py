@@ -181,3 +181,33 @@ def test_no_document_alive(stations, tokenizer):
     output = stations.catalog("web", tokenizer, holdout=0.5, ledgers=(ledger,))
     assert output.counts["documents_out"] == 0
     assert pq.read_table(output.folder / "catalog.parquet").schema.equals(CATALOG)
+
+
+def test_vigintiles_go_by_topic_where_one_is_known(stations, tokenizer):
+    """Half the documents say a topic, whose scores lie far apart: each has its best and its worst documents."""
+    texts = [f"text number {n} of some words" for n in range(90)]
+    kinds = ["law", "sea", None]
+    metadata = [{"about": {"topic": kinds[n % 3]}} if n % 3 < 2 else {} for n in range(90)]
+    pool = stations.pool("web", texts, shards=2, metadata=metadata)
+    quality = quality_step(
+        stations, "web", lambda n: pa.array([(k % 3 * 10 + k / n) / 40 for k in range(n)], pa.float32())
+    )
+    tokens = count_tokens(stations.ctx, pool, tokenizer)
+    tables = {}
+    for key in ("metadata.about.topic", None):
+        described = source_of(stations, "web").model_copy(update={"topic": key})
+        output = catalog(stations.ctx, described, pool, stations.measured["web"], [], tokens, quality, 7)
+        tables[key] = pq.read_table(output.folder / "catalog.parquet").to_pylist()
+    by_topic = {kind: [row for row in tables["metadata.about.topic"] if row["topic"] == kind] for kind in kinds}
+    for rows in by_topic.values():
+        assert len(rows) == 30
+        found = vigintiles(
+            np.array([row["quality"] for row in rows]),
+            pa.array([row["id"] for row in rows]),
+            np.array([row["tokens"] for row in rows]),
+        )
+        assert [row["vigintile"] for row in rows] == found.tolist()
+        assert {min(found), max(found)} == {1, 20}
+    # Without the key, scores of one topic are never among the best: the check above would fail.
+    assert {row["topic"] for row in tables[None]} == {None}
+    assert max(row["vigintile"] for row in tables[None] if row["quality"] < 0.25) < 20
