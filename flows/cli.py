@@ -225,7 +225,10 @@ def mix(
     """Build one mix (and the mixes it takes rows from) over curated pools; print its account and manifest."""
     from curation.executor import LocalExecutor
     from curation.files import read_json
+    from curation.steps import Context
+    from flows.line import direct
     from flows.planning import build_mix, plan_recipe, print_account, print_plan
+    from flows.terminal import Terminal
 
     if dry_run:
         planned = plan_recipe(recipe, workspace, settings or [])
@@ -233,8 +236,9 @@ def mix(
         if planned.problems:
             raise typer.Exit(Exit.NEGATIVE)
         return
-    with LocalExecutor(workers, engine) as executor:
-        built = build_mix(recipe, workspace, settings or [], executor, strict)
+    with LocalExecutor(workers, engine) as executor, Terminal(out) as terminal:
+        context = Context(workspace.resolve(), executor, strict, progress=terminal)
+        built = build_mix(recipe, settings or [], context, terminal.stage(direct))
     head = read_json(built.folder / "mix.json")
     print_account(head["name"], head["account"], head["totals"], out)
     out.print(f"manifest {head['hash'][:16]}: {_escape(built.folder)}")
@@ -274,11 +278,18 @@ def show(
 ) -> None:
     """Show a manifest's account and documents as the model sees them, what is in the loss coloured."""
     from flows.planning import manifest_folder
-    from flows.run import load_run
+    from flows.run import RunNotFoundError, load_run
     from flows.show import print_show
     from flows.show import show as read
 
-    shown = read(manifest_folder(manifest, workspace, run), load_run(workspace, run), samples)
+    folder = manifest_folder(manifest, workspace, run)
+    try:
+        recorded = load_run(workspace, run)
+    except RunNotFoundError:
+        if run is not None:
+            raise
+        recorded = None  # a folder from elsewhere: its rows alone
+    shown = read(folder, recorded, samples)
     _print_json(shown) if as_json else print_show(shown, out)
 
 

@@ -26,12 +26,11 @@ from curation.measure.station import measure
 from curation.mix.build import mix
 from curation.mix.recipe import Recipe
 from curation.rules.decide import decide
-from curation.rules.profile import load_profile
 from curation.steps import Context, StepOutput
 from curation.synthesis.config import Synthesis
 from curation.synthesis.station import synthesise
 from curation.tokens import count_tokens, train_tokenizer
-from flows.pipeline import Pipeline
+from flows.pipeline import Pipeline, load_profiles
 from training.station import evaluate, train
 
 Result = TypeVar("Result")
@@ -118,7 +117,7 @@ class Line:
         self.measured |= self._each_source(
             "measure", lambda name: measure(context, self.pools[name], what), sources
         )
-        profiles = {source.name: load_profile(self._profile(source.profile)) for source in sources}
+        profiles = load_profiles(pipeline, self.folder)
         self.decided |= self._each_source(
             "rules", lambda name: decide(context, self.measured[name], profiles[name]), sources
         )
@@ -227,10 +226,6 @@ class Line:
     def types(self) -> dict[str, str]:
         """The type of each source, as the tables of the account show it."""
         return {source.name: source.type for source in self.pipeline.all_sources}
-
-    def _profile(self, name: str) -> str | Path:
-        """A profile that ships with mixwright by its name, or a file beside the pipeline's."""
-        return self.folder / name if name.endswith((".yaml", ".yml")) else name
 
     def train(self) -> None:
         """Token data to checkpoints, each evaluated on the held-out sets."""

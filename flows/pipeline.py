@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from curation.classify.settings import QUALITY, TOPIC, Classifier
-from curation.config import Strict, load_config
+from curation.config import ConfigError, Strict, load_config
 from curation.decontaminate.settings import Decontaminate
 from curation.dedup.settings import Dedup
 from curation.heldout import Heldout
 from curation.ingest import Source
 from curation.measure.station import Measure
 from curation.mix.recipe import Recipe
+from curation.rules.profile import Profile, load_profile
 from curation.synthesis.config import Synthesis
 from curation.tokens import Tokenizer
 from training.config import EvaluateConfig, TrainConfig
@@ -74,6 +75,8 @@ class Pipeline(Strict):
                 raise ValueError(f"train.{name}: mix '{stage.mix}' is not among {', '.join(self.mixes)}")
             if stage.parent is not None and stage.parent not in before:
                 raise ValueError(f"train.{name}: parent '{stage.parent}' is not a stage before it")
+            if (stage.parent is None) == (stage.config.model is None):
+                raise ValueError(f"train.{name}: give config.model without a parent, and a parent without it")
             before.add(name)
         return self
 
@@ -111,7 +114,33 @@ class Pipeline(Strict):
 def load_pipeline(path: Path, overrides: list[str] | None = None) -> tuple[Pipeline, dict[str, Recipe]]:
     """A pipeline file and the recipes of its mixes, by mix name. Raises curation.config.ConfigError."""
     pipeline = load_config(path, Pipeline, overrides)
-    return pipeline, {name: load_recipe(path, name, entry) for name, entry in pipeline.mixes.items()}
+    recipes = {name: load_recipe(path, name, entry) for name, entry in pipeline.mixes.items()}
+    _require_known(path, pipeline, recipes)
+    return pipeline, recipes
+
+
+def load_profiles(pipeline: Pipeline, folder: Path) -> dict[str, Profile]:
+    """The rule profile of each source. A profile is one that ships with mixwright, or a file below `folder`."""
+    names = {source.name: source.profile for source in pipeline.all_sources}
+    return {
+        source: load_profile(folder / name if name.endswith((".yaml", ".yml")) else name)
+        for source, name in names.items()
+    }
+
+
+def _require_known(path: Path, pipeline: Pipeline, recipes: dict[str, Recipe]) -> None:
+    """Raise ConfigError for a profile, a source or a mix that is not there: before any work, not after an hour."""
+    load_profiles(pipeline, path.parent)
+    sources = [source.name for source in pipeline.all_sources]
+    before: list[str] = []
+    for name, recipe in recipes.items():
+        for kind, wanted, known in (("source", recipe.sources(), sources), ("mix", recipe.parents(), before)):
+            if unknown := [one for one in wanted if one not in known]:
+                raise ConfigError(
+                    f"{path.parent / pipeline.mixes[name].recipe}: mix '{name}' takes from {kind} '{unknown[0]}', "
+                    f"which the pipeline does not have before it; it has {', '.join(known) or 'none'}"
+                )
+        before.append(name)
 
 
 def load_recipe(pipeline_path: Path, name: str, entry: MixEntry) -> Recipe:

@@ -10,12 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from curation.config import ConfigError
-from curation.executor import LocalExecutor
 from curation.mix.plan import Plan
 from curation.mix.plan import plan as solve
 from curation.mix.recipe import Recipe, load_recipe
 from curation.steps import Context, StepMissingError, StepOutput
-from flows.line import Line
+from flows.line import Line, Stage
 from flows.pipeline import load_pipeline
 from flows.run import RunNotFoundError, load_run
 from flows.summary import human
@@ -34,11 +33,10 @@ def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
     return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types())
 
 
-def build_mix(
-    path: Path, workspace: Path, settings: list[str], executor: LocalExecutor, strict: bool
-) -> StepOutput:
+def build_mix(path: Path, settings: list[str], context: Context, stage: Stage) -> StepOutput:
     """Build the manifest of a recipe, curating what has not been curated yet."""
-    recipe, line = _open(path, settings, Context(workspace.resolve(), executor, strict))
+    recipe, line = _open(path, settings, context)
+    line.stage = stage
     line.ingest()
     line.curate()
     for name in _ancestors(line, recipe):

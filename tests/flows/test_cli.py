@@ -233,3 +233,29 @@ def test_a_server_that_does_not_answer_is_told(project, tmp_path, monkeypatch):
     assert done.returncode == 1
     assert "PREFECT_API_URL=http://127.0.0.1:9/api" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "named"),
+    [
+        ("pipeline.yaml", "profile: plain", "profile: plane", "plane"),
+        ("pretrain.yaml", "- topics", "- topisc", "topisc"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_before_any_work(project, tmp_path, file, before, after, named):
+    write_pipeline(tmp_path, project[0].parent / "inputs", training=False)
+    text = (tmp_path / file).read_text(encoding="utf-8")
+    assert before in text
+    (tmp_path / file).write_text(text.replace(before, after, 1), encoding="utf-8")
+    done = mixwright("run", tmp_path / "pipeline.yaml", "-w", tmp_path / "none")
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert not (tmp_path / "none" / "steps").exists()
+
+
+def test_a_manifest_from_elsewhere_is_shown_without_a_run(project, tmp_path):
+    from flows.run import load_run
+
+    folder = load_run(project[1]).step("mix/instruction").folder
+    done = mixwright("show", folder, "-w", tmp_path / "none", "-n", "1")
+    assert done.returncode == 0, done.stderr
