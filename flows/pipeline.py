@@ -69,6 +69,8 @@ class Pipeline(Strict):
         if unknown:
             raise ValueError(f"decontaminate.by_source: no source '{unknown[0]}' among {', '.join(names)}")
         self._classifiers_resolve(names)
+        if taken := [name for name in self.mixes if name.startswith("heldout")]:
+            raise ValueError(f"mixes: '{taken[0]}' is a name of the held-out sets; choose another")
         before: set[str] = set()
         for name, stage in self.train.items():
             if stage.mix not in self.mixes:
