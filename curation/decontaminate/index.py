@@ -124,7 +124,7 @@ def decon_index(items: list[Item], settings: Decon) -> tuple[DeconIndex, list[It
 
 
 def share_index(items: list[Item], settings: NgramShare) -> tuple[ShareIndex, list[Item], dict[str, Counter]]:
-    """As `decon_index`. An item's answer is a target of its own if it is long enough to be an item."""
+    """As `decon_index`. An item's answer is a target of its own from `answer_words` on."""
     parts, kept, left_out = _usable(items, settings.min_words, settings.min_unique_words, 0)
     sets, owners, answers = [], [], []
     for number, (question, answer, passage) in enumerate(parts):
@@ -132,7 +132,7 @@ def share_index(items: list[Item], settings: NgramShare) -> tuple[ShareIndex, li
         sets.append(prompt)
         owners.append(number)
         answers.append(False)
-        if len(answer) >= settings.min_words and len(np.unique(answer)) >= settings.min_unique_words:
+        if len(answer) >= settings.answer_words and len(np.unique(answer)) >= settings.min_unique_words:
             sets.append(_telling(answer, settings.ngram))
             owners.append(number)
             answers.append(True)

@@ -62,7 +62,8 @@ class NgramShare(Strict):
     threshold: Share = Field(0.5, gt=0)
     max_items: int = Field(10, ge=1)
     min_ngrams: int = Field(5, ge=1)  # an item of which fewer are left after the exceptions is ignored
-    min_words: int = Field(20, ge=1)  # shorter items are ignored
+    min_words: int = Field(12, ge=1)  # shorter items are ignored
+    answer_words: int = Field(20, ge=1)  # an answer from this length on is looked for by itself too
     min_unique_words: int = Field(4, ge=1)
 
 

@@ -129,7 +129,7 @@ class ReferenceShare:
         for number, item in enumerate(items):
             question, answer, passage = (words(part) for part in (item.question, item.answer, item.passage))
             self.targets.append((number, self._telling(question) | self._telling(passage)))
-            if len(answer) >= settings.min_words and len(set(answer)) >= settings.min_unique_words:
+            if len(answer) >= settings.answer_words and len(set(answer)) >= settings.min_unique_words:
                 self.targets.append((number, self._telling(answer)))
         holders: dict[tuple, int] = {}
         for _, target in self.targets:

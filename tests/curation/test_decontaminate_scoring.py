@@ -37,7 +37,9 @@ DECON = Decon(
     passage_window=3,
     passage_misses=2,
 )
-SHARE = NgramShare(ngram=3, threshold=0.5, max_items=2, min_ngrams=1, min_words=3, min_unique_words=1)
+SHARE = NgramShare(
+    ngram=3, threshold=0.5, max_items=2, min_ngrams=1, min_words=3, answer_words=4, min_unique_words=1
+)
 
 phrases = st.lists(st.sampled_from(ALPHABET), max_size=14)
 texts = phrases.map(" ".join)
