@@ -102,6 +102,7 @@ class EvaluateConfig(Strict):
     """One evaluation of a checkpoint on held-out documents and pairs."""
 
     window: Count = 512  # tokens seen at once; a longer document is scored in windows that overlap by one token
+    pair_tokens: Count = 1024  # of each side of a pair, at most: what is longer is cut, as in training
     micro_batch_tokens: Count = 4096
     text_tokens: Count = 100_000  # of each source, at most; documents are taken in the manifest's order
     pairs: Count = 500  # of each source, at most

@@ -132,19 +132,19 @@ def pair_accuracy(
     """How often the chosen answer of a held-out pair has the higher reward, by source, with a 95 % interval.
 
     The reward is the model's score, or of DPO beta times the log-ratio to the reference. A tie is an error.
-    Sequences are cut to the window. Returns {window, all, by_source: {source: ...}}, each line {pairs, truncated,
-    correct, ties, accuracy, accuracy_low, accuracy_high, margin (mean)}.
+    Sequences are cut to `pair_tokens`. Returns {pair_tokens, all, by_source: {source: ...}}, each line {pairs,
+    truncated, correct, ties, accuracy, accuracy_low, accuracy_high, margin (mean)}.
     """
     rows = _choose(data, np.ones(data.rows, np.int64), config.pairs)
     if method == "reward":
         chosen, rejected = _pair_scores(model, data, rows, config)
     else:
         base = load_causal(reference.folder / "model").to(device()).eval()
-        limits = config.window, config.micro_batch_tokens
+        limits = config.pair_tokens, config.micro_batch_tokens
         policy, before = pair_logps(model, data, rows, *limits), pair_logps(base, data, rows, *limits)
         chosen, rejected = (config.beta * (new - old) for new, old in zip(policy, before, strict=True))
     margin = chosen.astype(np.float64) - rejected
-    cut = np.maximum(data.length[rows], data.rejected_length[rows]) > config.window
+    cut = np.maximum(data.length[rows], data.rejected_length[rows]) > config.pair_tokens
     chance = np.random.default_rng(config.seed)
 
     def line(which: np.ndarray) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def pair_accuracy(
 
     total = line(np.ones(len(rows), bool))
     by_source = {name: line(data.source[rows] == position) for position, name in enumerate(data.sources)}
-    return {"window": config.window, "all": total, "by_source": by_source}
+    return {"pair_tokens": config.pair_tokens, "all": total, "by_source": by_source}
 
 
 def bootstrap_interval(
@@ -183,7 +183,7 @@ def _pair_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The reward model's scores of both sides, float32 (rows,) each."""
     starts = np.concatenate([data.start[rows], data.rejected_start[rows]])
-    lengths = np.minimum(np.concatenate([data.length[rows], data.rejected_length[rows]]), config.window)
+    lengths = np.minimum(np.concatenate([data.length[rows], data.rejected_length[rows]]), config.pair_tokens)
     twice = np.tile(rows, 2)
     results = np.zeros(len(twice), np.float32)
     for members in best_fit_decreasing(lengths, config.micro_batch_tokens):
