@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from curation.steps import StepOutput
 from flows.report import human
-from flows.report.reading import manifests, ordered_steps, read_optional, sources
+from flows.report.reading import manifests, ordered_steps, read_optional, sources, table_optional
 from flows.report.svg import Drawing
 from flows.run import Run
 
@@ -216,8 +216,16 @@ def _step_table(steps: dict[str, StepOutput]) -> list[dict[str, Any]]:
     ]
 
 
+def _file_hashes(pool: StepOutput) -> dict[str, str]:
+    """SHA-256 of each raw file of a pool by its name; empty if the pool has no list of them."""
+    listed = table_optional(pool, "files.parquet")
+    if listed is None:
+        return {}
+    return dict(zip(listed["file"].to_pylist(), listed["sha256"].to_pylist(), strict=True))
+
+
 def _raw_files(pools: dict[str, StepOutput]) -> list[dict[str, Any]]:
-    """Of each source the raw files that gave the most documents, and the hash over all its files."""
+    """Of each source the raw files that gave the most documents with their hashes, and the hash over all files."""
     found = []
     for name, pool in _of_files(pools).items():
         files = (
@@ -229,7 +237,8 @@ def _raw_files(pools: dict[str, StepOutput]) -> list[dict[str, Any]]:
             if pool.shards()
             else pl.DataFrame({"file": [], "documents": []})
         )
-        rows = files.head(RAW_FILES_SHOWN).to_dicts()
+        hashes = _file_hashes(pool)
+        rows = [{**row, "hash": hashes.get(row["file"], "")} for row in files.head(RAW_FILES_SHOWN).to_dicts()]
         listing = pool.record["inputs"]["files"]
         found.append(
             {"source": name, "hash": listing, "with_documents": len(files), "rows": rows, "counts": pool.counts}

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.executor import LocalExecutor
+from curation.files import file_hash
 from curation.mix.manifest import load_manifest, verify_manifest
 from flows.execute import Options, execute, missing_step
 from tests.mini import fingerprints, write_inputs, write_pipeline
@@ -148,3 +149,10 @@ def test_closed_executor_ends_a_run_as_interrupted(pipeline, tmp_path, monkeypat
 
     assert load_run(tmp_path / "workspace").data["status"] == "interrupted"
     execute(Options(pipeline, tmp_path / "workspace", until="curate", workers=1))
+
+
+def test_the_report_gives_the_hash_of_each_raw_file(finished, inputs):
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    for file in inputs.iterdir():
+        assert file.name in page
+        assert file_hash(file) in page
