@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from curation.chat import DOCUMENT_COLUMNS, Segments, segments
 from curation.encoder import Encoded, load_encoder
 from curation.files import remove, sync, write_parquet
-from curation.mix.manifest import Manifest, load_manifest
+from curation.mix.manifest import Manifest, require_verified
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
@@ -57,9 +57,10 @@ def materialise(
     """The step `data/<name>`: the manifest's documents as token ids, loss mask and index.
 
     Each row's tokens are counted again and must be what the manifest says. Copies are not written out. Raises
-    TokenCountError; ValueError if a pool or the tokenizer is not the one that the manifest was made from.
+    ManifestError for a manifest that is not sound, TokenCountError; ValueError if a pool or the tokenizer is
+    not the one that the manifest was made from.
     """
-    mix = load_manifest(manifest.folder)
+    mix = require_verified(manifest.folder)
     sources = sorted(mix.head["pools"])
     _require_same_inputs(mix, pools, tokenizer)
     inputs = {"manifest": mix.hash, "tokenizer": tokenizer.content}

@@ -14,7 +14,7 @@ import pytest
 
 from curation.executor import LocalExecutor
 from curation.files import file_hash
-from curation.mix.manifest import load_manifest, verify_manifest
+from curation.mix.manifest import ManifestError, load_manifest, verify_manifest
 from flows.execute import Options, execute, missing_step
 from tests.mini import fingerprints, write_inputs, write_pipeline
 
@@ -156,3 +156,16 @@ def test_the_report_gives_the_hash_of_each_raw_file(finished, inputs):
     for file in inputs.iterdir():
         assert file.name in page
         assert file_hash(file) in page
+
+
+def test_a_manifest_that_was_changed_never_becomes_token_data(finished, pipeline, tmp_path):
+    workspace = tmp_path / "workspace"
+    shutil.copytree(finished.workspace / "steps", workspace / "steps")
+    shutil.rmtree(workspace / "steps" / "data" / "instruction")
+    head = next((workspace / "steps" / "mix" / "instruction").glob("*/mix.json"))
+    text = head.read_text(encoding="utf-8")
+    seed = '"seed": 0'
+    assert seed in text
+    head.write_text(text.replace(seed, '"seed": 7'), encoding="utf-8")  # of the same length: the step looks whole
+    with pytest.raises(ManifestError):
+        execute(Options(pipeline, workspace, workers=1))
