@@ -5,10 +5,13 @@ A ratio whose denominator is zero is null: an empty text has no mean word length
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 
 from curation.measure.characters import character_counts
+from curation.measure.group import Group
 from curation.measure.lines import line_counts
 from curation.measure.repetition import DUPLICATE, TOP, repetition_counts
 from curation.measure.utf8 import text_buffers
@@ -65,8 +68,11 @@ def text_columns(texts: pa.LargeStringArray) -> dict[str, pa.Array]:
     return columns
 
 
-def schema(permutations: int) -> pa.Schema:
-    """The schema of a measurement file; `permutations` is the length of a MinHash signature, 0 without."""
+def schema(permutations: int, groups: Iterable[Group] = ()) -> pa.Schema:
+    """The schema of a measurement file; `permutations` is the length of a MinHash signature, 0 without.
+
+    The columns of `groups` come last, in their order.
+    """
     minhash = pa.list_(pa.uint32(), permutations) if permutations else pa.null()
     return pa.schema(
         [
@@ -80,5 +86,6 @@ def schema(permutations: int) -> pa.Schema:
             ("language", pa.string()),
             ("language_score", pa.float64()),
             ("minhash", minhash),  # null where the text has fewer words than the n-gram
+            *((name, kind) for group in groups for name, kind in group.columns.items()),
         ]
     )

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, field_validator
 
 from curation.config import Bytes, Strict
 from curation.dedup.minhash import Scheme, SchemeField, signatures
 from curation.files import atomic, file_hash
 from curation.measure.columns import schema, text_columns
+from curation.measure.groups import chosen
 from curation.measure.language import Language, LanguageIdentifier, language_model
 from curation.measure.render import prompt_text, rendered_text
 from curation.measure.utf8 import text_buffers
@@ -41,11 +42,20 @@ def _off(value: Any) -> Any:
 
 
 class Measure(Strict):
-    """What is measured. `minhash` and `language` can be `off`; their columns are null then."""
+    """What is measured. `minhash` and `language` can be `off`; their columns are null then.
+
+    `groups` names groups of `curation.measure.groups`; without it all of them are taken.
+    """
 
     minhash: Annotated[SchemeField | None, BeforeValidator(_off)] = Scheme()
     language: Annotated[Language | None, BeforeValidator(_off)] = Language()
     gzip_prefix_bytes: Bytes = 1 << 16  # gzip is the slowest measurement: only so much of a text; 0 for none
+    groups: Annotated[tuple[str, ...] | None, Field(validate_default=True)] = None
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_exist(cls, names: tuple[str, ...] | None) -> tuple[str, ...]:
+        return tuple(group.name for group in chosen(names))
 
 
 def measure(context: Context, pool: StepOutput, config: Measure | None = None) -> StepOutput:
@@ -83,7 +93,7 @@ def measure_shard(
     """Measure one shard into `folder/shards/<key>.parquet`; returns how many documents, bytes and words it has."""
     identifier = LanguageIdentifier(model, config.language.prefix) if config.language else None
     totals = {"documents": 0, "bytes": 0, "words": 0}
-    columns = schema(config.minhash.permutations if config.minhash else 0)
+    columns = measured_schema(config)
 
     def measured() -> Iterator[pa.Table]:
         for table in in_order(lambda batch: measure_table(batch, config, identifier), batches(shard), threads):
@@ -122,7 +132,14 @@ def measure_table(documents: pa.Table, config: Measure, identifier: LanguageIden
         columns["minhash"] = pa.FixedSizeListArray.from_arrays(
             pa.array(rows.ravel()), config.minhash.permutations, mask=pa.array(~has_signature)
         )
-    return pa.table(columns, schema=schema(config.minhash.permutations if config.minhash else 0))
+    for group in chosen(config.groups):
+        columns.update(group.measure(documents, texts))
+    return pa.table(columns, schema=measured_schema(config))
+
+
+def measured_schema(config: Measure) -> pa.Schema:
+    """The schema of the measurement files that a configuration gives."""
+    return schema(config.minhash.permutations if config.minhash else 0, chosen(config.groups))
 
 
 def _hashes(texts: pa.LargeStringArray) -> pa.StringArray:

@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import xxhash
@@ -16,9 +17,10 @@ from curation.config import ConfigError
 from curation.dedup.minhash import Scheme, signatures
 from curation.executor import LocalExecutor
 from curation.measure import station
-from curation.measure.columns import schema
+from curation.measure.group import Group
+from curation.measure.groups import GROUPS
 from curation.measure.render import prompt_text, rendered_text
-from curation.measure.station import Measure, measure
+from curation.measure.station import Measure, measure, measure_table, measured_schema
 from curation.steps import Context, verify_files
 from tests.conftest import documents_table
 
@@ -73,7 +75,7 @@ def test_a_row_for_each_document_in_the_pool_s_order(context, make_pool):
     for shard, measured in zip(pool.shards(), output.shards(), strict=True):
         assert shard.name == measured.name
         table, texts = pq.read_table(measured), pq.read_table(shard)
-        assert table.schema.equals(schema(SCHEME.permutations))
+        assert table.schema.equals(measured_schema(CONFIG))
         assert table["id"].equals(texts["id"])
         assert table["bytes"].to_pylist() == [len(text.encode()) for text in texts["text"].to_pylist()]
         expected = [xxhash.xxh3_128_hexdigest(text.encode()) for text in texts["text"].to_pylist()]
@@ -117,7 +119,7 @@ def test_an_empty_pool_gives_an_empty_file_of_the_schema(context, make_pool):
 
     pool = station.step(context, "ingest/web", 1, {}, {}, work)
     [shard] = measure(context, pool, CONFIG).shards()
-    assert pq.read_table(shard).schema.equals(schema(SCHEME.permutations))
+    assert pq.read_table(shard).schema.equals(measured_schema(CONFIG))
     assert pq.read_metadata(shard).num_rows == 0
 
 
@@ -216,3 +218,26 @@ def test_a_missing_language_model_is_an_error_that_says_what_to_do(context, make
     config = Measure(language={"model": tmp_path / "none.ftz"})
     with pytest.raises(ConfigError, match=r"none.ftz: no such language model"):
         measure(context, make_pool("web", ["x"]), config)
+
+
+@pytest.fixture
+def vowels(monkeypatch):
+    """A group of one column, registered for the test."""
+    count = Group(
+        "vowels", {"vowels": pa.int64()}, lambda documents, texts: {"vowels": pc.count_substring(texts, "a")}
+    )
+    monkeypatch.setitem(GROUPS, "vowels", count)
+
+
+def test_a_group_adds_its_columns_where_it_is_chosen(vowels):
+    documents = documents_table("web", ["a banana", "plum"])
+    everything = Measure(minhash="off", language="off")
+    without = Measure(minhash="off", language="off", groups=())
+    assert "vowels" in everything.groups
+    assert measure_table(documents, everything, None)["vowels"].to_pylist() == [4, 0]
+    assert "vowels" not in measure_table(documents, without, None).column_names
+
+
+def test_an_unknown_group_is_an_error():
+    with pytest.raises(ValueError, match="no group 'vowel'"):
+        Measure(groups=["vowel"])
