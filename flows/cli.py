@@ -97,6 +97,7 @@ def _known_errors() -> dict[str, Exit]:
         "ProfileError": Exit.USAGE,
         "InfeasibleError": Exit.NEGATIVE,
         "ManifestError": Exit.NEGATIVE,
+        "HistoryError": Exit.NOT_FOUND,
         "StrictError": Exit.FAILED,
         "DataError": Exit.FAILED,
         "NonFiniteLossError": Exit.FAILED,
@@ -242,6 +243,25 @@ def mix(
     head = read_json(built.folder / "mix.json")
     print_account(head["name"], head["account"], head["totals"], out)
     out.print(f"manifest {head['hash'][:16]}: {_escape(built.folder)}")
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="A manifest's folder, RUN:MIX, or the name of a mix.")],
+    after: Annotated[str, typer.Argument(help="Likewise: what it is compared with.")],
+    workspace: Workspace = WORKSPACE,
+    reasons: Annotated[bool, typer.Option(help="Say why each document came or went.")] = True,
+    documents: Annotated[int, typer.Option("--documents", "-n", min=0, help="Documents to list.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two mixes, by source: documents that came, went, have other copies, and why.
+
+    A name without a run is that of the latest run: mixwright diff demo-20260101-120000:pretrain pretrain
+    """
+    from flows.changes import compare, print_changes
+
+    changes = compare(before, after, workspace, reasons)
+    _print_json(changes.as_json()) if as_json else print_changes(changes, documents, out)
 
 
 @app.command()

@@ -73,6 +73,18 @@ def test_plan_and_mix_agree(project):
     assert f"{planned['totals']['tokens']:,} tokens" in done.stdout.replace("\n", " ")
 
 
+def test_diff_of_a_mix_with_a_smaller_one(project):
+    small = mixwright("mix", project[0] / "pretrain.yaml", "-w", project[1], "--set", "budget=9K")
+    assert small.returncode == 0, small.stderr
+    folder = small.stdout.replace("\n", "").rpartition(": ")[2].strip()
+    found = json.loads(mixwright("diff", "pretrain", folder, "-w", project[1], "--json").stdout)
+    assert {line["reason"] for line in found["reasons"]} == {"recipe"}
+    assert all(line["change"] == "went" for line in found["reasons"])
+    told = mixwright("diff", "pretrain", folder, "-w", project[1])
+    assert "went: recipe" in told.stdout
+    assert mixwright("diff", "pretrain", "none", "-w", project[1]).returncode == 4
+
+
 def test_plan_that_cannot_be_met_has_exit_code_3(project):
     settings = ["--set", "budget=10B", "--set", "on_shortage=error"]
     done = mixwright("plan", project[0] / "pretrain.yaml", "-w", project[1], *settings)
