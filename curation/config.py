@@ -57,9 +57,9 @@ def _parse_units(value: Any, units: dict[str, int], expected: str) -> int:
     return int(number)
 
 
-Count = Annotated[int, BeforeValidator(parse_count)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Share = Annotated[float, BeforeValidator(parse_share)]
+Count = Annotated[int, BeforeValidator(parse_count, json_schema_input_type=int | str)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
+Share = Annotated[float, BeforeValidator(parse_share, json_schema_input_type=float | str)]
 
 Model = TypeVar("Model", bound=BaseModel)
 

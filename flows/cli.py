@@ -344,6 +344,20 @@ def report(
 
 
 @app.command()
+def schema(
+    kind: Annotated[Literal["recipe", "pipeline", "profile"], typer.Argument(help="Which file it describes.")],
+) -> None:
+    """Print the JSON Schema of a kind of file, for editors that complete and check YAML.
+
+    mixwright schema recipe > recipe.schema.json; the first line of a recipe then says
+    # yaml-language-server: $schema=recipe.schema.json
+    """
+    from flows.schema import json_schema
+
+    _print_json(json_schema(kind))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """What is installed, which engines and devices can be used, what is missing and how to get it."""
     from flows.doctor import examine, print_findings

@@ -20,7 +20,9 @@ def _keys(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Keys = Annotated[tuple[str, ...], BeforeValidator(_keys)]  # a field, or several that are joined by a blank line
+Keys = Annotated[
+    tuple[str, ...], BeforeValidator(_keys, json_schema_input_type=str | tuple[str, ...])
+]  # a field, or several that are joined by a blank line
 
 
 class Benchmark(Strict):

@@ -59,7 +59,9 @@ def _parse_scheme(value: Any) -> Any:
     return value
 
 
-SchemeField = Annotated[Scheme, BeforeValidator(_parse_scheme)]  # a preset's name, or a mapping
+SchemeField = Annotated[
+    Scheme, BeforeValidator(_parse_scheme, json_schema_input_type=Scheme | str)
+]  # a preset's name, or a mapping
 
 
 def permutations(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:

@@ -27,11 +27,11 @@ from curation.measure.render import prompt_text, rendered_text
 from curation.measure.utf8 import text_buffers
 from curation.steps import Context, StepOutput, step
 
-VERSION = 1
+VERSION = 2
 BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
-TEXT_COLUMNS = ["id", "text", "messages", "chosen", "rejected"]
+DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected", "origin", "metadata"]
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -47,8 +47,12 @@ class Measure(Strict):
     `groups` names groups of `curation.measure.groups`; without it all of them are taken.
     """
 
-    minhash: Annotated[SchemeField | None, BeforeValidator(_off)] = Scheme()
-    language: Annotated[Language | None, BeforeValidator(_off)] = Language()
+    minhash: Annotated[
+        SchemeField | None, BeforeValidator(_off, json_schema_input_type=Scheme | str | bool | None)
+    ] = Scheme()
+    language: Annotated[
+        Language | None, BeforeValidator(_off, json_schema_input_type=Language | str | bool | None)
+    ] = Language()
     gzip_prefix_bytes: Bytes = 1 << 16  # gzip is the slowest measurement: only so much of a text; 0 for none
     groups: Annotated[tuple[str, ...] | None, Field(validate_default=True)] = None
 
@@ -167,7 +171,7 @@ def batches(shard: str | Path) -> Iterator[pa.Table]:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         mean = sum(group.total_byte_size for group in groups) / max(1, file.metadata.num_rows)
         rows = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, mean))))
-        for batch in file.iter_batches(batch_size=rows, columns=TEXT_COLUMNS, use_threads=False):
+        for batch in file.iter_batches(batch_size=rows, columns=DOCUMENT_COLUMNS, use_threads=False):
             yield pa.Table.from_batches([batch])
 
 

@@ -22,7 +22,9 @@ def _many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Values = Annotated[tuple[str, ...], BeforeValidator(_many), Field(min_length=1)]
+Values = Annotated[
+    tuple[str, ...], BeforeValidator(_many, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
+]
 Where = dict[str, Values]  # text measurement -> the values that are meant; all of them must fit
 
 
