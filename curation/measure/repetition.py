@@ -42,7 +42,7 @@ def repetition_counts(data: np.ndarray, offsets: np.ndarray) -> dict[str, np.nda
 
 
 @njit(nogil=True)
-def _joins(code, before, at, data, end, flags):
+def joins(code, before, at, data, end, flags):
     """Whether a mark of punctuation between two characters keeps them in one word."""
     apostrophe_or_stop = code == 0x27 or code == 0x2E or code == 0x2019
     if not (apostrophe_or_stop or code == 0x2C or code == 0xB7) or at >= end:
@@ -73,7 +73,7 @@ def _segment(data, at, end, flags, hashes, ends):
         elif inside or kind & MARK:
             goes_on = not solo
         else:
-            goes_on = length > 0 and _joins(code, before, at, data, end, flags)
+            goes_on = length > 0 and joins(code, before, at, data, end, flags)
         if length == 0 or not goes_on:
             if kinds & (LETTER | NUMBER):
                 hashes[words] = mix64(hashed)

@@ -1,0 +1,68 @@
+"""Unicode words one by one, for kernels that look at the words of a line or a sentence.
+
+A word is what `curation.measure.repetition` says it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from curation.measure.repetition import joins
+from curation.measure.unicode import LETTER, MARK, NUMBER, SOLO
+from curation.measure.utf8 import decode
+
+
+@njit(nogil=True)
+def next_word(data, at, end, flags):
+    """Where the first word that begins at byte `at` or later begins and ends; (end, end) if there is none.
+
+    `at` must not be within a word. Nothing at or past `end` is read.
+    """
+    while at < end:
+        if data[at] < 0x80:
+            code, following = np.int64(data[at]), at + 1
+        else:
+            code, following = decode(data, at, end)
+        kinds = np.int64(flags[code])
+        if kinds & (LETTER | NUMBER) == 0 and code != 0x5F:
+            at = following
+            continue
+        start, before, at = at, kinds, following
+        while at < end:
+            if data[at] < 0x80:
+                code, following = np.int64(data[at]), at + 1
+            else:
+                code, following = decode(data, at, end)
+            kind = np.int64(flags[code])
+            if kinds & SOLO:
+                goes_on = kind & MARK != 0
+            elif kind & (LETTER | NUMBER | MARK) or code == 0x5F:
+                goes_on = kind & SOLO == 0
+            else:
+                goes_on = joins(code, before, following, data, end, flags)
+            if not goes_on:
+                break
+            kinds |= kind
+            before, at = kind, following
+        if kinds & (LETTER | NUMBER):
+            return start, at
+    return end, end
+
+
+@njit(nogil=True)
+def words_between(data, at, end, flags):
+    """How many words there are from byte `at` up to `end`."""
+    words = 0
+    while True:
+        start, at = next_word(data, at, end, flags)
+        if start == end:
+            return words
+        words += 1
+
+
+@njit(nogil=True, cache=True)
+def count_words(data, offsets, flags, out):
+    """Fill in `out`, int64 (n,): the words of each text."""
+    for text in range(len(offsets) - 1):
+        out[text] = words_between(data, offsets[text], offsets[text + 1], flags)
