@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.dedup.keep import parse_times
+from curation.dedup.reference import referenced_texts
 from curation.files import atomic, remove, write_parquet
 from curation.keys import split_ids
 from curation.ledger import alive, write_ledger
+from curation.measure.render import rendered_text
 from curation.schema import require_same_ids
+from curation.shards import batches
 from curation.steps import UNITS, Build, StepOutput
 
 SCRATCH = "scratch"
@@ -45,6 +48,14 @@ class Shard:
     def key(self) -> str:
         """A name for files and units, unique over all sources."""
         return f"{self.source}--{self.name}"
+
+    def texts(self, rows: np.ndarray) -> Iterator[pa.Array]:
+        """The texts (large_string) of some rows (rising), in batches, from the pool or the files it names."""
+        if "text" not in pq.read_schema(self.pool).names:
+            yield from referenced_texts(self.pool, rows)
+            return
+        for _, documents in batches(self.pool, ["text", "messages", "chosen", "rejected"], rows):
+            yield rendered_text(documents)
 
 
 class Documents:

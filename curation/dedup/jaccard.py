@@ -6,6 +6,7 @@ have the same hash with a probability of 2^-64, far below what the similarity of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,6 @@ from numba import njit
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import TABLES, hash_words, roll
 from curation.files import atomic
-from curation.measure.render import rendered_text
-from curation.shards import batches
 
 
 def shingle_sets(texts: pa.Array, ngram: int) -> list[np.ndarray]:
@@ -35,15 +34,15 @@ def _shingle_hashes(data, start, end, tables, ngram):
     return out
 
 
-def write_sets(path: Path, pool: Path, rows: np.ndarray, ngram: int) -> np.ndarray:
-    """Write the shingle sets of some rows (rising) of a pool's shard to `path`. Returns their sizes, int64.
+def write_sets(path: Path, texts: Iterable[pa.Array], ngram: int) -> np.ndarray:
+    """Write the shingle sets of texts, given in batches, to `path`. Returns their sizes, int64.
 
-    Memory: a batch of `curation.shards.batches` and its sets.
+    Memory: a batch and its sets.
     """
     sizes = []
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        for _, documents in batches(pool, ["text", "messages", "chosen", "rejected"], rows):
-            for hashes in shingle_sets(rendered_text(documents), ngram):
+        for batch in texts:
+            for hashes in shingle_sets(batch, ngram):
                 sizes.append(len(hashes))
                 file.write(hashes.tobytes())
     return np.array(sizes, np.int64)

@@ -89,7 +89,7 @@ def _verified_file(folder: Path, at: int) -> Path:
 
 def _write_sets(folder: Path, key: str, shard: Shard, rows: np.ndarray, ngram: int) -> dict[str, int]:
     path = _sets_file(folder, shard)
-    sizes = write_sets(path, shard.pool, rows, ngram)
+    sizes = write_sets(path, shard.texts(rows), ngram)
     write_array(path.with_suffix(".sizes.npy"), sizes)
     return {"documents": len(sizes), "ngrams": int(sizes.sum())}
 

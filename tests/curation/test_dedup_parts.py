@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import shards
-from curation.dedup import jaccard
+from curation.dedup import documents
 from curation.dedup.bands import ENTRY, band_entries, bucket_pairs, pairs_left_out, read_partition
 from curation.dedup.documents import write_array
 from curation.dedup.jaccard import shingle_sets, similarities, write_sets
@@ -105,7 +105,7 @@ def expected_pairs(found, max_bucket):
 @given(entries, st.integers(1, 6), st.integers(1, 50))
 def test_bucket_pairs_are_all_pairs_up_to_the_bound(found, max_bucket, at_once):
     pairs, out = expected_pairs(found, max_bucket)
-    runs = list(bucket_pairs(found, max_bucket, at_once))
+    runs = list(bucket_pairs(found, max_bucket, at_once=at_once))
     assert {(int(pair) >> 32, int(pair) & 0xFFFFFFFF) for run in runs for pair in run} == pairs
     assert all((np.diff(run.astype(object)) > 0).all() for run in runs)
     assert all(len(run) <= max(at_once, max_bucket) for run in runs)
@@ -170,6 +170,10 @@ def test_a_similarity_of_exactly_the_threshold_passes():
             assert got == true
 
 
+def shard_of(pool):
+    return documents.Shard("source", pool.stem, pool, pool, 0)
+
+
 def test_sets_of_some_rows_are_read_in_batches(tmp_path):
     texts = [f"some words of document number {i} " + "x " * (i % 3) for i in range(700)]
     table = pa.Table.from_pylist(
@@ -177,7 +181,7 @@ def test_sets_of_some_rows_are_read_in_batches(tmp_path):
     )
     pq.write_table(table, tmp_path / "pool.parquet", row_group_size=100)
     rows = np.array([0, 255, 256, 257, 511, 699], np.uint32)
-    sizes = write_sets(tmp_path / "sets.u64", tmp_path / "pool.parquet", rows, 3)
+    sizes = write_sets(tmp_path / "sets.u64", shard_of(tmp_path / "pool.parquet").texts(rows), 3)
     expected = [sorted({shingle_hash64(s) for s in shingles(texts[row], 3)}) for row in rows]
     assert sizes.tolist() == [len(hashes) for hashes in expected]
     assert np.fromfile(tmp_path / "sets.u64", np.uint64).tolist() == [h for hashes in expected for h in hashes]
@@ -190,8 +194,9 @@ def test_sets_of_long_documents_are_made_a_few_at_a_time(tmp_path, monkeypatch):
     )
     pq.write_table(table, tmp_path / "pool.parquet", use_dictionary=False)
     monkeypatch.setattr(shards, "BATCH_BYTES", 8 * size)
-    monkeypatch.setattr(jaccard, "rendered_text", lambda table: seen.append(len(table)) or rendered_text(table))
-    sizes = write_sets(tmp_path / "sets.u64", tmp_path / "pool.parquet", np.arange(40, dtype=np.uint32), 3)
+    monkeypatch.setattr(documents, "rendered_text", lambda table: seen.append(len(table)) or rendered_text(table))
+    rows = np.arange(40, dtype=np.uint32)
+    sizes = write_sets(tmp_path / "sets.u64", shard_of(tmp_path / "pool.parquet").texts(rows), 3)
     assert len(sizes) == sum(seen) == 40
     assert max(seen) <= 8
 
