@@ -41,6 +41,9 @@ ROLES = {
     "environment": "tool",
 }
 
+# The transform of a document of which a mix takes only the first tokens, by the transform of the whole one.
+CUT = {"none": "head", "chat_plain": "chat_plain_head"}
+WHOLE = {cut: whole for whole, cut in CUT.items()}
 KIND_TRANSFORM = {"text": "none", "chat": "chat", "pairs": "pair"}  # how each kind is trained on by default
 DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected"]
 

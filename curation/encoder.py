@@ -43,6 +43,13 @@ class Encoded:
         """Tokens of each document that are in the loss, int64 (n,)."""
         return np.diff(np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])[self.starts])
 
+    def first(self, counts: np.ndarray) -> Encoded:
+        """The first tokens of documents of one segment each: `counts` (n,), all of those that have no more."""
+        lengths = np.minimum(self.lengths, counts.astype(np.int64))
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        taken = np.arange(starts[-1]) + np.repeat(self.starts[:-1] - starts[:-1], lengths)
+        return Encoded(self.ids[taken], self.mask[taken], starts, starts)
+
 
 class Encoder:
     """Encodes contents by `library`, "fastokens" or "tokenizers". Safe to share between threads."""
@@ -85,6 +92,12 @@ class Encoder:
         for one, start in zip(encoded, starts, strict=False):
             ids[start : start + len(one.ids)] = one.ids
         return ids, starts
+
+    def decode(self, encoded: Encoded) -> list[str]:
+        """The text of each document, without special tokens and without a character that a cut left incomplete."""
+        spans = zip(encoded.starts[:-1], encoded.starts[1:], strict=True)
+        texts = self.reference.decode_batch([encoded.ids[start:end].tolist() for start, end in spans])
+        return [text.rstrip("\N{REPLACEMENT CHARACTER}") for text in texts]
 
     def encode(self, segments: Segments) -> Encoded:
         """The ids of documents with the special tokens around their contents, and the loss mask."""

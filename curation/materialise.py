@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.chat import DOCUMENT_COLUMNS, Segments, segments
+from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments, segments
 from curation.encoder import Encoded, load_encoder
 from curation.files import remove, sync, write_parquet
 from curation.mix.manifest import Manifest, require_verified
@@ -56,7 +57,8 @@ def materialise(
 ) -> StepOutput:
     """The step `data/<name>`: the manifest's documents as token ids, loss mask and index.
 
-    Each row's tokens are counted again and must be what the manifest says. Copies are not written out. Raises
+    Each row's tokens are counted again and must be what the manifest says; of a document that the mix cuts, they
+    are the first ones. Copies are not written out. Raises
     ManifestError for a manifest that is not sound, TokenCountError; ValueError if a pool or the tokenizer is
     not the one that the manifest was made from.
     """
@@ -119,15 +121,18 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
         for transform in sorted(here["transform"].unique().to_pylist()):
             rows = here.filter(pc.equal(here["transform"], transform))
             documents = table.take(pa.array(np.searchsorted(numbers, rows["row"].to_numpy())))
-            cut = segments(documents, transform, encoder.specials)
-            encoded = encoder.encode(cut)
+            rendered = segments(documents, WHOLE.get(transform, transform), encoder.specials)
+            encoded = encoder.encode(rendered)
+            if transform in WHOLE:
+                encoded = encoded.first(rows["tokens"].to_numpy())
+                rendered = replace(rendered, contents=encoder.decode(encoded))
             _require_counts(rows, documents, encoded, shard)
             for number, start in enumerate(rows["start"].to_pylist()):
                 first, last = encoded.starts[number], encoded.starts[number + 1]
                 tokens[start : start + last - first] = encoded.ids[first:last]
                 mask[start : start + last - first] = encoded.mask[first:last]
             in_loss += int(encoded.mask.sum(dtype=np.int64))
-            facts.append(_facts(rows["place"], cut, encoded))
+            facts.append(_facts(rows["place"], rendered, encoded))
     tokens.flush()
     mask.flush()
     write_parquet(folder / FACTS / f"{key}.parquet", pa.concat_tables(facts))
@@ -215,18 +220,18 @@ def _require_counts(rows: pa.Table, documents: pa.Table, encoded: Encoded, shard
         )
 
 
-def _facts(places: pa.ChunkedArray, cut: Segments, encoded: Encoded) -> pa.Table:
+def _facts(places: pa.ChunkedArray, rendered: Segments, encoded: Encoded) -> pa.Table:
     """Bytes in the loss, prompt length and length of the first sequence of each document."""
-    sizes = np.array([len(content.encode()) for content in cut.contents], np.int64) * cut.loss
+    sizes = np.array([len(content.encode()) for content in rendered.contents], np.int64) * rendered.loss
     at_segment = np.concatenate([[0], np.cumsum(sizes)])
-    first_segment = cut.starts[:-1]
+    first_segment = rendered.starts[:-1]
     begin = encoded.segment_starts[first_segment]
     return pa.table(
         {
             "place": places,
-            "bytes": pa.array(np.diff(at_segment[cut.starts]), pa.uint64()),
-            "prompt": pa.array(encoded.segment_starts[first_segment + cut.parts[:, 0]] - begin, pa.uint32()),
-            "first": pa.array(encoded.segment_starts[first_segment + cut.parts[:, 1]] - begin, pa.uint32()),
+            "bytes": pa.array(np.diff(at_segment[rendered.starts]), pa.uint64()),
+            "prompt": pa.array(encoded.segment_starts[first_segment + rendered.parts[:, 0]] - begin, pa.uint32()),
+            "first": pa.array(encoded.segment_starts[first_segment + rendered.parts[:, 1]] - begin, pa.uint32()),
         }
     )
 

@@ -62,6 +62,10 @@ NoOrchestrator = Annotated[bool, typer.Option("--no-orchestrator", help="Run wit
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Name or folder of a run. Default: the latest.")]
 
+Exactly = Annotated[
+    bool, typer.Option("--exact", help="Meet every line to the token: cut its last document (text only).")
+]
+
 WORKSPACE = Path("workspace")
 
 
@@ -119,6 +123,10 @@ def _escape(value: object) -> str:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1) + "\n")  # ASCII: no code of a document steers the terminal
+
+
+def _with_exact(settings: list[str] | None, exact: bool) -> list[str]:
+    return [*(settings or []), *(["exact=true"] if exact else [])]
 
 
 def _terminate(*_: object) -> None:
@@ -189,6 +197,7 @@ def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe of a mix (YAML).")],
     workspace: Workspace = WORKSPACE,
     settings: Settings = None,
+    exact: Exactly = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the account of a mix before any work: tokens, share and repeats per source, and what cannot be met.
@@ -197,7 +206,7 @@ def plan(
     """
     from flows.planning import plan_recipe, print_plan
 
-    planned = plan_recipe(recipe, workspace, settings or [])
+    planned = plan_recipe(recipe, workspace, _with_exact(settings, exact))
     if as_json:
         _print_json(
             {
@@ -222,6 +231,7 @@ def mix(
     strict: StrictMode = False,
     dry_run: DryRun = False,
     settings: Settings = None,
+    exact: Exactly = False,
 ) -> None:
     """Build one mix (and the mixes it takes rows from) over curated pools; print its account and manifest."""
     from curation.executor import LocalExecutor
@@ -232,14 +242,14 @@ def mix(
     from flows.terminal import Terminal
 
     if dry_run:
-        planned = plan_recipe(recipe, workspace, settings or [])
+        planned = plan_recipe(recipe, workspace, _with_exact(settings, exact))
         print_plan(planned, out)
         if planned.problems:
             raise typer.Exit(Exit.NEGATIVE)
         return
     with LocalExecutor(workers, engine) as executor, Terminal(out) as terminal:
         context = Context(workspace.resolve(), executor, strict, progress=terminal)
-        built = build_mix(recipe, settings or [], context, terminal.stage(direct))
+        built = build_mix(recipe, _with_exact(settings, exact), context, terminal.stage(direct))
     head = read_json(built.folder / "mix.json")
     print_account(head["name"], head["account"], head["totals"], out)
     out.print(f"manifest {head['hash'][:16]}: {_escape(built.folder)}")

@@ -107,7 +107,7 @@ def _draw_source(recipe: Recipe, catalogs: Catalogs, source: str, targets: list[
         }
         if wanted:
             rows = eligible(frame, recipe, target.line, source)
-            drawn.append(select_documents(rows, wanted, source, recipe.kind, recipe.seed))
+            drawn.append(select_documents(rows, wanted, source, recipe.kind, recipe.seed, recipe.exact))
     return pl.concat(drawn)
 
 
@@ -130,7 +130,8 @@ def _draw_mix(
     for cell, tokens in zip(target.cells, target.by_cell(), strict=True):
         if cell.documents:
             own = rows.filter(pl.col("source") == cell.source).with_columns(bucket=pl.lit(bucket))
-            drawn.append(select_occurrences(own.select(ROW_COLUMNS), tokens, recipe.kind, recipe.seed))
+            own = own.select(ROW_COLUMNS)
+            drawn.append(select_occurrences(own, tokens, recipe.kind, recipe.seed, recipe.exact))
     return target, pl.concat(drawn)
 
 

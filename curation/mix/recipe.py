@@ -146,6 +146,7 @@ class Recipe(Strict):
     budget: Count | None = Field(None, gt=0)
     sequence_length: int | None = Field(None, gt=0)  # at which occurrences are cut into fragments
     on_shortage: Literal["error", "take_all"] = "error"
+    exact: bool = False  # cut the last document of each line and bucket, so that its tokens are met to the token
     lines: tuple[Line, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -156,6 +157,8 @@ class Recipe(Strict):
         mixes = [line.mix for line in self.lines if line.mix]
         if len(set(mixes)) < len(mixes) or self.name in mixes:
             raise ValueError("a mix is taken by one line at most, and never by itself")
+        if self.exact and self.kind in DEFAULT_TRANSFORM:
+            raise ValueError(f"exact: the documents of a mix of kind {self.kind} are not cut; leave it out")
         total = sum((exact(line.share) for line in self.lines if line.share is not None), Fraction(0))
         if total > 1 + SHARES_TOLERANCE:
             raise ValueError(f"the shares add up to {float(total):.4%}, which is more than the budget")

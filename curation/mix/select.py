@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from curation.chat import CUT, WHOLE
 from curation.keys import key_of, keyed_hash, occurrence_key
 
 ROW_COLUMNS = ["id", "source", "bucket", "shard", "row", "tokens", "copies", "transform", "order"]
@@ -37,24 +38,53 @@ def copies_of(hashes: np.ndarray, tokens: np.ndarray, target: int) -> np.ndarray
     return copies
 
 
+def exact_copies_of(
+    hashes: np.ndarray, tokens: np.ndarray, target: int, cuttable: np.ndarray
+) -> tuple[np.ndarray, int, int]:
+    """Copies as of `copies_of`, but never above `target`, and what is missing: the first `cut` tokens of one more.
+
+    Returns (copies, place, cut): place is that of the document to cut, the next by hash that is `cuttable` (bool,
+    shape (n,)) and longer than `cut`; -1 and 0 where nothing is missing or there is none such.
+    """
+    tokens = tokens.astype(np.int64)
+    pool = int(tokens.sum())
+    if pool == 0:
+        return np.zeros(len(tokens), np.int64), -1, 0
+    full, rest = divmod(target, pool)
+    copies = np.full(len(tokens), full, np.int64)
+    by_hash = np.argsort(hashes, kind="stable")
+    taken = int(np.searchsorted(np.cumsum(tokens[by_hash]), rest, side="right"))
+    copies[by_hash[:taken]] += 1
+    cut = rest - int(tokens[by_hash[:taken]].sum())
+    next_ones = by_hash[taken:]
+    candidates = next_ones[(tokens[next_ones] > cut) & cuttable[next_ones]]
+    return (copies, int(candidates[0]), cut) if cut and len(candidates) else (copies, -1, 0)
+
+
 def select_documents(
-    rows: pl.DataFrame, targets: dict[str, int], source: str, kind: str, seed: int
+    rows: pl.DataFrame, targets: dict[str, int], source: str, kind: str, seed: int, exact: bool = False
 ) -> pl.DataFrame:
     """Manifest rows of one source. `rows`: the eligible documents with id, shard, row, bucket, tokens, transform.
     `targets`: tokens by bucket. The key depends on the seed and the kind of mix alone, so two mixes of a kind,
     with other names or budgets, draw the same documents first.
+    `exact` cuts a document of each bucket, so that its target is met to the token.
     """
     rows = rows.sort("id", "shard", "row")
     hashes = _hashes(rows, key_of(seed, f"select/{kind}"))
     copies = np.zeros(len(rows), np.int64)
+    cuts: dict[int, int] = {}  # tokens to take of one more copy, by place
     buckets, tokens = rows["bucket"].to_numpy(), rows["tokens"].to_numpy()
     for bucket, target in targets.items():
         own = np.flatnonzero(buckets == bucket) if len(targets) > 1 else np.arange(len(rows))
-        copies[own] = copies_of(hashes[own], tokens[own], target)
-    return _finish(rows.with_columns(copies=pl.Series(copies), source=pl.lit(source)), seed)
+        if exact:
+            copies[own], place, cut = exact_copies_of(hashes[own], tokens[own], target, np.ones(len(own), bool))
+            cuts |= {int(own[place]): cut} if cut else {}
+        else:
+            copies[own] = copies_of(hashes[own], tokens[own], target)
+    return _finish(_with_cuts(rows.with_columns(copies=pl.Series(copies), source=pl.lit(source)), cuts), seed)
 
 
-def select_occurrences(rows: pl.DataFrame, target: int, kind: str, seed: int) -> pl.DataFrame:
+def select_occurrences(rows: pl.DataFrame, target: int, kind: str, seed: int, exact: bool = False) -> pl.DataFrame:
     """Manifest rows drawn from another manifest's `rows` (of one source), `target` tokens in all.
 
     The unit is an occurrence: a row of three copies is three items, so a draw keeps the proportions of the mix.
@@ -64,9 +94,28 @@ def select_occurrences(rows: pl.DataFrame, target: int, kind: str, seed: int) ->
     row_of = np.repeat(np.arange(len(rows)), copies)
     copy = np.arange(len(row_of)) - np.repeat(np.cumsum(copies) - copies, copies)
     hashes = occurrence_key(_hashes(rows, key_of(seed, f"select/{kind}"))[row_of], copy)
-    drawn = copies_of(hashes, rows["tokens"].to_numpy()[row_of], target)
+    tokens, cuts = rows["tokens"].to_numpy()[row_of], {}
+    if exact:
+        cut_before = rows.filter(pl.col("transform").is_in(list(WHOLE)))["id"]  # a document is cut once
+        cuttable = ~rows["id"].is_in(cut_before.implode()).to_numpy()
+        drawn, place, cut = exact_copies_of(hashes, tokens, target, cuttable[row_of])
+        cuts = {int(row_of[place]): cut} if cut else {}
+    else:
+        drawn = copies_of(hashes, tokens, target)
     copies = np.bincount(row_of, weights=drawn, minlength=len(rows)).astype(np.int64)
-    return _finish(rows.with_columns(copies=pl.Series(copies)), seed)
+    return _finish(_with_cuts(rows.with_columns(copies=pl.Series(copies)), cuts), seed)
+
+
+def _with_cuts(rows: pl.DataFrame, cuts: dict[int, int]) -> pl.DataFrame:
+    """The rows and, for each place of `cuts`, one row more: so many first tokens of its document."""
+    if not cuts:
+        return rows
+    more = rows[list(cuts)].with_columns(
+        tokens=pl.Series(list(cuts.values())).cast(rows.schema["tokens"]),
+        copies=pl.lit(1).cast(rows.schema["copies"]),
+        transform=pl.col("transform").replace_strict(CUT),
+    )
+    return pl.concat([rows, more])
 
 
 def _finish(rows: pl.DataFrame, seed: int) -> pl.DataFrame:

@@ -250,3 +250,45 @@ class _Large(Encoder):
         folder = getattr(tokenizer, "folder", tokenizer)
         super().__init__(folder / FOLDER, "fastokens")
         self.vocab_size = (1 << 16) + 1
+
+
+def test_a_document_that_is_cut_gives_its_first_tokens(stations, tokenizer, peer, prose):
+    """Whole and cut copies of one document side by side; of the cut one only whole characters count as bytes."""
+    stations.pool("prose", prose)
+
+    def and_halves(rows: pa.Table) -> pa.Table:
+        long = [row for row in rows.to_pylist() if row["tokens"] > 3]
+        halves = [row | {"transform": "head", "tokens": row["tokens"] // 2} for row in long]
+        return pa.concat_tables([rows, pa.Table.from_pylist(halves, schema=rows.schema)])
+
+    manifest = stations.mix("cut", tokenizer, and_halves, prose=None)
+    output = materialise(stations.ctx, "cut", manifest, stations.pools, tokenizer)
+    tokens, mask, index, _ = read(output)
+    rows = load_manifest(manifest.folder).rows().to_pylist()
+    spans = {
+        (row["id"], row["transform"]): tokens[line["start"] : line["start"] + line["length"]]
+        for row, line in zip(rows, index, strict=True)
+    }
+    texts = texts_by_id(stations.pools["prose"])
+    cut = [key for key in spans if key[1] == "head"]
+    assert len(cut) > 5
+    for document, transform in cut:
+        head, whole = spans[document, transform], spans[document, "none"]
+        assert head.tolist() == whole[: len(head)].tolist()
+        assert len(head) == len(whole) // 2
+    for row, line in zip(rows, index, strict=True):
+        if row["transform"] == "head":
+            text = texts[row["id"]].encode()[: line["bytes"]].decode()  # whole characters
+            shown = peer.decode(spans[row["id"], "head"], clean_up_tokenization_spaces=False)
+            assert shown.rstrip("\N{REPLACEMENT CHARACTER}") == text
+    assert mask.all()
+
+
+def test_a_cut_longer_than_its_document_is_an_error(stations, tokenizer, prose):
+    stations.pool("prose", prose)
+    longer = lambda rows: rows.set_column(  # noqa: E731
+        rows.schema.get_field_index("tokens"), "tokens", pc.add(rows["tokens"], pa.scalar(1, pa.uint32()))
+    ).set_column(rows.schema.get_field_index("transform"), "transform", pa.repeat(pa.scalar("head"), len(rows)))
+    manifest = stations.mix("long", tokenizer, longer, prose=None)
+    with pytest.raises(TokenCountError, match="as 'head', the manifest says"):
+        materialise(stations.ctx, "long", manifest, stations.pools, tokenizer)
