@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.measure.unicode import DIGIT, FLAGS, LETTER, NUMBER, UPPER
+from curation.measure.unicode import DIGIT, FLAGS, LETTER, NUMBER, PUNCTUATION, SPACE, UPPER
 from curation.measure.utf8 import decode
 
-COUNTS = ("chars", "alnum", "digits", "upper")
+COUNTS = ("chars", "alnum", "digits", "upper", "letters", "spaces", "punctuation")
 
 
 def character_counts(data: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
     """int64 counts a document, each of shape (n,): code points, and how many of them are letters or numbers
-    (general category L or N), decimal digits (Nd) and uppercase (`str.isupper`)."""
+    (general category L or N), decimal digits (Nd), uppercase (`str.isupper`), letters (`str.isalpha`), white space
+    (`str.isspace`) and punctuation (P)."""
     out = np.zeros((len(COUNTS), len(offsets) - 1), np.int64)
     _count(data, offsets, FLAGS, out)
     return dict(zip(COUNTS, out, strict=True))
@@ -23,7 +24,7 @@ def character_counts(data: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndar
 def _count(data, offsets, flags, out):
     for document in range(len(offsets) - 1):
         at, end = offsets[document], offsets[document + 1]
-        chars = alnum = digits = upper = 0
+        chars = alnum = digits = upper = letters = spaces = punctuation = 0
         while at < end:
             if data[at] < 0x80:
                 kind = flags[data[at]]
@@ -35,7 +36,13 @@ def _count(data, offsets, flags, out):
             alnum += (kind & (LETTER | NUMBER)) != 0
             digits += (kind & DIGIT) != 0
             upper += (kind & UPPER) != 0
+            letters += (kind & LETTER) != 0
+            spaces += (kind & SPACE) != 0
+            punctuation += (kind & PUNCTUATION) != 0
         out[0, document] = chars
         out[1, document] = alnum
         out[2, document] = digits
         out[3, document] = upper
+        out[4, document] = letters
+        out[5, document] = spaces
+        out[6, document] = punctuation

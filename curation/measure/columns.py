@@ -49,6 +49,9 @@ RATIOS = {
     "alnum_char_share": ("alnum", "chars"),
     "digit_char_share": ("digits", "chars"),
     "uppercase_char_share": ("upper", "chars"),
+    "letter_char_share": ("letters", "chars"),
+    "whitespace_char_share": ("spaces", "chars"),
+    "punctuation_char_share": ("punctuation", "chars"),
 }
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from curation.measure.code.group import GROUP as CODE
 from curation.measure.group import Group
 
-GROUPS: dict[str, Group] = {group.name: group for group in ()}
+GROUPS: dict[str, Group] = {group.name: group for group in (CODE,)}
 
 
 def chosen(names: Iterable[str] | None) -> list[Group]:

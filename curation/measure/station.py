@@ -31,7 +31,7 @@ VERSION = 2
 BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
-DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected", "origin", "metadata"]
+DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected", "metadata"]
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

@@ -97,6 +97,9 @@ def reference(text: str) -> dict[str, float | None]:
         "alnum_char_share": share(sum(unicodedata.category(c)[0] in "LN" for c in text), len(text)),
         "digit_char_share": share(sum(c.isdecimal() for c in text), len(text)),
         "uppercase_char_share": share(sum(c.isupper() for c in text), len(text)),
+        "letter_char_share": share(sum(c.isalpha() for c in text), len(text)),
+        "whitespace_char_share": share(sum(c.isspace() for c in text), len(text)),
+        "punctuation_char_share": share(sum(unicodedata.category(c)[0] == "P" for c in text), len(text)),
     }
 
 

@@ -1,0 +1,1 @@
+"""Measurements of source code: the group `code`."""
