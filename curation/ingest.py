@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from collections import Counter
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from curation.config import Bytes, Share, Strict
-from curation.extract import Extractor
+from curation.config import Bytes, ConfigError, Share, Strict
+from curation.extractor import Extractor, HelperError
 from curation.files import atomic, json_hash
 from curation.read.inventory import find_files, inventory, units
 from curation.read.record import SAMPLE, Document, Item, Limits, Problem, RawFile, Skipped
 from curation.read.registry import READERS, Reader
 from curation.read.shards import ShardWriter
+from curation.read.web import WebOptions
 from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes, shard_rows
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
@@ -56,7 +57,7 @@ class Source(Strict):
     max_document_bytes: Bytes = 32 << 20  # a longer record is quarantined, without being held in memory
     max_file_bytes: Bytes = 64 << 30  # decompressed
     max_ratio: int = Field(1000, gt=0)  # decompressed to compressed bytes, tested above 64 MiB
-    page_seconds: float = Field(10.0, gt=0)  # for the extraction of one web page
+    page_seconds: float = Field(10.0, gt=0)  # of processor time, for the extraction of one web page
     shard_bytes: Bytes = 256 << 20  # of text
 
     @model_validator(mode="after")
@@ -108,12 +109,24 @@ def _literals(source: Source, reader: Reader) -> dict[str, Any]:
     """What of a source decides the content of its pool. Versions of libraries do where they read for us."""
     keys = ("name", "kind", "reader", "max_document_bytes", "max_file_bytes", "max_ratio", "shard_bytes")
     literals = source.model_dump(mode="json", include=set(keys))
-    literals["options"] = reader.options.model_validate(source.options).model_dump(mode="json")
-    if "resiliparse" in reader.depends:
+    options = reader.options.model_validate(source.options)
+    literals["options"] = options.model_dump(mode="json")
+    depends = set(reader.depends)
+    if isinstance(options, WebOptions):
         literals["page_seconds"] = source.page_seconds
-    minor = ".".join(platform.python_version_tuple()[:2])
-    literals["depends"] = {name: minor if name == "python" else version(name) for name in reader.depends}
+        depends.add(options.extractor)
+    literals["depends"] = {name: _version(name) for name in sorted(depends)}
     return literals
+
+
+def _version(name: str) -> str:
+    """The version of Python, without its last part, or of a distribution. Raises ConfigError if it is missing."""
+    if name == "python":
+        return ".".join(platform.python_version_tuple()[:2])
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        raise ConfigError(f"{name} is not installed; install it with: pip install 'mixwright[{name}]'") from None
 
 
 def _work(build: Build, source: Source, files: list[RawFile]) -> None:
@@ -161,14 +174,16 @@ def _join_quarantine(folder: Path, keys: list[str]) -> None:
 
 def ingest_unit(folder: Path, key: str, source: Source, files: list[RawFile]) -> dict[str, Any]:
     """Read the files of one unit into `shards/<key>-<number>.parquet`. Returns its counts."""
-    # An interrupted run can have left more shards than this one makes: a page may take too long only once.
+    options = READERS[source.reader].options.model_validate(source.options)
+    web = isinstance(options, WebOptions)
+    # An interrupted run can have left more shards than this one makes, if its code or libraries were others.
     for leftover in (folder / "shards", folder / UNITS):
         for path in sorted(leftover.glob(f"{key}-*.parquet")):
             path.unlink()
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     with (
-        Extractor(source.page_seconds) as extractor,
+        Extractor(source.page_seconds, options.extractor if web else "resiliparse") as extractor,
         ShardWriter(folder / "shards", key, DOCUMENT, source.shard_bytes) as shards,
         ShardWriter(folder / UNITS, key, QUARANTINE, source.shard_bytes) as quarantine,
     ):
@@ -202,6 +217,8 @@ def _items(source: Source, file: RawFile, limits: Limits):
     while True:
         try:
             item = next(items, None)
+        except HelperError:  # of this machine, not of the file
+            raise
         except Exception as error:  # whatever a raw file can provoke must not stop the run
             yield Problem(last, -1, f"reader failed after record {last}: {type(error).__name__}: {error}")
             return

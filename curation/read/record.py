@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curation.extract import Extractor
+from curation.extractor import Extractor
 
 Message = dict[str, str]  # role, content
 SAMPLE = 200  # characters of a quarantined record that are kept

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from curation.config import Strict
-from curation.extract import ExtractionError, decode
+from curation.extract import Engine, ExtractionError, decode
 from curation.read.http import decoded_body
 from curation.read.record import (
     BadRecordError,
@@ -30,7 +30,9 @@ HTML = ("text/html", "application/xhtml+xml")
 
 
 class WebOptions(Strict):
-    """Options of the readers of web pages: none so far."""
+    """Options of the readers of web pages."""
+
+    extractor: Engine = "resiliparse"  # trafilatura: slower, an extra of the installation
 
 
 def warc(file: RawFile, limits: Limits, options: WebOptions) -> Iterator[Item]:

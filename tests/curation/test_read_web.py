@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.extract import Extractor
+from curation.extractor import Extractor
 from curation.read.http import decoded_body, unchunked
 from curation.read.record import BadRecordError, Document, Limits, Problem, RawFile, Skipped
 from curation.read.web import WebOptions, html_files, warc
