@@ -21,3 +21,4 @@ class Group:
     name: str
     columns: Mapping[str, pa.DataType]
     measure: Callable[[pa.Table, pa.LargeStringArray], Columns]
+    edited: bool = False  # whether it looks at the text after the edits of the profile, not before

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 from curation.measure.code.group import GROUP as CODE
 from curation.measure.group import Group
+from curation.measure.madlad import GROUP as MADLAD
 
-GROUPS: dict[str, Group] = {group.name: group for group in (CODE,)}
+GROUPS: dict[str, Group] = {group.name: group for group in (CODE, MADLAD)}
 
 
 def chosen(names: Iterable[str] | None) -> list[Group]:
