@@ -102,6 +102,7 @@ def _known_errors() -> dict[str, Exit]:
         "InfeasibleError": Exit.NEGATIVE,
         "ManifestError": Exit.NEGATIVE,
         "HistoryError": Exit.NOT_FOUND,
+        "BusyError": Exit.FAILED,
         "StrictError": Exit.FAILED,
         "DataError": Exit.FAILED,
         "NonFiniteLossError": Exit.FAILED,
@@ -109,6 +110,7 @@ def _known_errors() -> dict[str, Exit]:
         "StoppedError": Exit.INTERRUPTED,
         "RunNotFoundError": Exit.NOT_FOUND,
         "UnknownDocumentError": Exit.NOT_FOUND,
+        "RecordNotFoundError": Exit.NOT_FOUND,
         "AmbiguousIdError": Exit.NOT_FOUND,
         "DocumentIdError": Exit.USAGE,
     }
@@ -365,6 +367,117 @@ def schema(
     from flows.schema import json_schema
 
     _print_json(json_schema(kind))
+
+
+@app.command()
+def dedup(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUTS...", help="Files, folders or globs, each as [SOURCE=]PATH.")
+    ],
+    to: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    text_field: Annotated[str, typer.Option(help="Field that holds the text; dotted where nested.")] = "text",
+    id_field: Annotated[str | None, typer.Option(help="Field that holds the record's own id.")] = None,
+    date_field: Annotated[str | None, typer.Option(help="Field that holds an ISO 8601 date.")] = None,
+    scheme: Annotated[
+        str, typer.Option("--scheme", "--preset", help="fineweb, dolma3, or bands x rows such as 14x8.")
+    ] = "fineweb",
+    threshold: Annotated[float, typer.Option(help="True Jaccard similarity that makes duplicates.")] = 0.8,
+    exact_only: Annotated[bool, typer.Option("--exact-only", help="Remove equal texts alone.")] = False,
+    keep: Annotated[str, typer.Option(help="Which is kept, in this order: longest, newest.")] = "longest",
+    prefer: Annotated[
+        list[str] | None, typer.Option(help="A source whose records are kept before others'; first comes first.")
+    ] = None,
+    write_records: Annotated[
+        bool, typer.Option("--write-records", help="Copy the kept records, unchanged, to OUT/records.")
+    ] = False,
+    alarm_share: Annotated[float, typer.Option(help="A source that loses more raises an alarm.")] = 0.5,
+    memory: Annotated[str, typer.Option(help="What may be used; it decides how many workers run.")] = "4GiB",
+    explain: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two records and do nothing else.")
+    ] = None,
+    workers: Workers = None,
+    strict: StrictMode = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove exact and near-duplicate records from any JSON lines or Parquet, plain or compressed.
+
+    A record is removed only if a kept one has the same text, or a true Jaccard similarity of the threshold or
+    more. Records stay where they are: OUT gets tables of what is kept and removed for what, and of clusters.
+
+    Examples:
+
+    mixwright dedup crawl/*.jsonl.gz --out deduped --write-records
+
+    mixwright dedup web=crawl/ books=gutenberg.parquet --prefer books --keep longest -o deduped
+
+    mixwright dedup crawl/ --id-field url --explain https://a.example/1 https://b.example/2
+    """
+    from flows import dedup as command
+
+    options = {"text": text_field, "key": id_field, "created": date_field}
+    request = command.request(
+        inputs=inputs,
+        fields={name: value for name, value in options.items() if value is not None},
+        dedup={
+            "scheme": command.scheme(scheme),
+            "threshold": threshold,
+            "keep": {"sources": prefer or [], "then": [wish for wish in keep.split(",") if wish]},
+            "alarm_share": alarm_share,
+        },
+        exact_only=exact_only,
+        write_records=write_records,
+        alarm_share=alarm_share,
+        memory=memory,
+    )
+    if explain:
+        found = command.compared(request, explain)
+        _print_json(command.explanation_json(found)) if as_json else command.print_explanation(found, out)
+    elif dry_run:
+        planned = command.planned(request, workers)
+        _print_json(command.plan_json(planned)) if as_json else command.print_plan(planned, out)
+    elif to is None:
+        raise typer.BadParameter("a folder for the results is needed: --out FOLDER", param_hint="--out")
+    else:
+        signal.signal(signal.SIGTERM, _terminate)
+        done = command.deduplicate(request, to, workers, strict, errors if as_json else out)
+        _print_json(command.summary_json(done)) if as_json else command.print_summary(done, out)
+
+
+@app.command()
+def runs(workspace: Workspace = WORKSPACE, as_json: AsJson = False) -> None:
+    """List the runs of a workspace, the latest first: state, time, steps done and found, where they are."""
+    from flows.run import recorded_runs
+    from flows.runs import describe, print_runs
+
+    described = [describe(run) for run in recorded_runs(workspace)]
+    described.sort(key=lambda run: (run["started"], run["run"]), reverse=True)
+    _print_json(described) if as_json else print_runs(described, out)
+
+
+@app.command()
+def gc(
+    workspace: Workspace = WORKSPACE,
+    keep_runs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep only so many of the latest runs of each pipeline. Default: all."),
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove results that no kept run, manifest or checkpoint refers to, and nothing else.
+
+    mixwright gc --keep-runs 3 --dry-run shows what would go.
+    """
+    from flows.collect import bytes_of, collect, find_garbage, print_garbage
+
+    garbage = find_garbage(workspace, keep_runs)
+    freed = sum(map(bytes_of, garbage.folders)) if dry_run else collect(workspace, garbage)
+    if as_json:
+        folders = {"steps": [str(path) for path in garbage.steps], "runs": [str(path) for path in garbage.runs]}
+        _print_json({**folders, "bytes": freed, "removed": not dry_run})
+    else:
+        print_garbage(garbage, workspace, freed, not dry_run, out)
 
 
 @app.command()

@@ -1,0 +1,93 @@
+"""What deduplication of files will need, before it runs: documents, memory, disk, and what it will find."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from curation.dedup.pieces import Piece, line_blocks, pieces
+from curation.dedup.records import Fields, parse_block
+from curation.dedup.settings import Dedup
+from curation.read.record import Limits, Problem
+
+SAMPLED = 8  # pieces looked into
+PROCESS_BYTES = 350 << 20  # Python, numba and Arrow before the first document
+WORKER_BYTES = 256 << 20  # blocks, tables, a partition of band entries with its pairs
+DOCUMENT_BYTES = 120  # of the columns, numbers and clusters that are held at once
+SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Estimates from a sample. Bytes are of memory and disk; `text` is decompressed."""
+
+    files: dict[str, int]  # by source
+    raw: int
+    text: int
+    documents: int
+    workers: int
+    memory: int
+    disk: int
+    detection: dict[float, float]  # Jaccard similarity -> probability that the pair is compared
+
+
+def forecast(
+    sources: Mapping[str, list[Path]], fields: Fields, limits: Limits, dedup: Dedup, workers: int
+) -> Forecast:
+    """Estimate from the first block of a few pieces, spread over all. Parquet says how many rows it has."""
+    parts = [piece for files in sources.values() for path in files for piece in pieces(path)]
+    raw = sum(path.stat().st_size for files in sources.values() for path in files)
+    lines = [piece for piece in parts if piece.container == "jsonl"]
+    rows, size = _parquet(parts)
+    if lines:
+        chosen = [lines[at * len(lines) // SAMPLED] for at in range(min(SAMPLED, len(lines)))]
+        density = [_density(piece, fields, limits) for piece in dict.fromkeys(chosen)]
+        amount = sum(_bytes_of(piece) for piece in lines)
+        sampled = sum(one[0] for one in density)
+        rows += int(amount * sum(one[1] for one in density) / max(1, sampled))
+        size += int(amount * sum(one[2] for one in density) / max(1, sampled))
+    signature = 4 * dedup.scheme.permutations
+    return Forecast(
+        files={name: len(files) for name, files in sources.items()},
+        raw=raw,
+        text=size,
+        documents=rows,
+        workers=workers,
+        memory=PROCESS_BYTES + workers * WORKER_BYTES + rows * DOCUMENT_BYTES,
+        disk=rows * (signature + 12 * dedup.scheme.bands + 100),
+        detection={at: float(dedup.scheme.detection(at)) for at in SIMILARITIES},
+    )
+
+
+def _parquet(parts: list[Piece]) -> tuple[int, int]:
+    rows = size = 0
+    for path in dict.fromkeys(piece.path for piece in parts if piece.container == "parquet"):
+        metadata = pq.read_metadata(path)
+        rows += metadata.num_rows
+        size += sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
+    return rows, size
+
+
+def _bytes_of(piece: Piece) -> int:
+    """Bytes of the file that a piece of JSON lines stands for."""
+    return piece.stop - piece.start if piece.stop >= 0 else piece.stamp[0]
+
+
+def _density(piece: Piece, fields: Fields, limits: Limits) -> tuple[float, int, int]:
+    """(bytes in the file, records, bytes of text) of a piece's first block. What a compressed file's block takes
+    in the file is guessed by compressing some of it."""
+    for block in line_blocks(piece, limits):
+        if isinstance(block, Problem):
+            continue
+        data = block[1]
+        table, _ = parse_block(*block, fields, limits.document_bytes)
+        ratio = 1.0
+        if piece.stop < 0:
+            start = data[: 1 << 20]
+            ratio = len(zlib.compress(start, 6)) / len(start)
+        return len(data) * ratio, len(table), table["text"].combine_chunks().nbytes
+    return 0.0, 0, 0
