@@ -82,13 +82,15 @@ def schema(permutations: int, groups: Iterable[Group] = ()) -> pa.Schema:
             ("id", pa.string()),
             ("content_hash", pa.string()),  # XXH3-128 of the rendered text's UTF-8, 32 hex
             ("group_hash", pa.string()),  # XXH3-128 of what `prompt_text` gives, 32 hex
-            ("bytes", pa.uint64()),  # of the rendered text in UTF-8
+            ("bytes", pa.uint64()),  # of the rendered text in UTF-8, after the edits
             *((name, pa.uint64()) for name in COUNTS),
             *((name, pa.float64()) for name in RATIOS),
             ("gzip_ratio", pa.float64()),  # gzip level 6, compressed / original, of a prefix; null without text
             ("language", pa.string()),
             ("language_score", pa.float64()),
             ("minhash", minhash),  # null where the text has fewer words than the n-gram
+            # Unicode words that line edits remove to all of the text; null without words and without such an edit
+            ("line_edit_word_share", pa.float64()),
             *((name, kind) for group in groups for name, kind in group.columns.items()),
         ]
     )

@@ -13,21 +13,24 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from pydantic import BeforeValidator, Field, field_validator
 
 from curation.config import Bytes, Strict
 from curation.dedup.minhash import Scheme, SchemeField, signatures
-from curation.files import atomic, file_hash
+from curation.edits import EDITS, edits_path, span_table
+from curation.files import atomic, file_hash, write_parquet
 from curation.measure.columns import schema, text_columns
+from curation.measure.editors import Edited, edit_texts
 from curation.measure.groups import chosen
 from curation.measure.language import Language, LanguageIdentifier, language_model
-from curation.measure.render import prompt_text, rendered_text
+from curation.measure.render import prompt_text
 from curation.measure.utf8 import text_buffers
 from curation.steps import Context, StepOutput, step
 
-VERSION = 2
+VERSION = 3
 BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
@@ -62,11 +65,16 @@ class Measure(Strict):
         return tuple(group.name for group in chosen(names))
 
 
-def measure(context: Context, pool: StepOutput, config: Measure | None = None) -> StepOutput:
+def measure(
+    context: Context, pool: StepOutput, config: Measure | None = None, edits: tuple[str, ...] = ()
+) -> StepOutput:
     """Measure every document of the pool `ingest/<source>`; the step `measure/<source>`.
 
     Writes `shards/<shard>.parquet` with the columns of `curation.measure.columns.schema`, the same rows in the
-    same order as the pool's. Raises ConfigError if a language model is needed and missing.
+    same order as the pool's. With `edits`, names of `curation.measure.editors`, it finds their spans as well and
+    writes them beside (`curation.edits.edits_path`): hashes, MinHash, language, gzip ratio, `bytes` and the groups
+    that say so are then of the edited text, the other columns of the text as it was read. Raises ConfigError if a
+    language model is needed and missing.
     """
     config = config or Measure()
     inputs = {"pool": pool.content}
@@ -81,26 +89,40 @@ def measure(context: Context, pool: StepOutput, config: Measure | None = None) -
     def work(build) -> None:
         shards = pool.shards()
         threads = max(1, context.executor.workers // max(1, len(shards)))
-        units = {shard.stem: (str(shard), config, model, threads) for shard in shards}
+        units = {shard.stem: (str(shard), pool.source, config, edits, model, threads) for shard in shards}
         results = build.map(measure_shard, units, "threads").values()
         documents = sum(result["documents"] for result in results)
         build.counts = {"documents_in": documents, "documents_out": documents}
         build.counts |= {name: sum(result[name] for result in results) for name in ("bytes", "words")}
 
-    literals = {**config.model_dump(mode="json"), "libraries": libraries}
+    literals = {**config.model_dump(mode="json"), "edits": list(edits), "libraries": libraries}
     return step(context, f"measure/{pool.source}", VERSION, literals, inputs, work)
 
 
 def measure_shard(
-    folder: Path, key: str, shard: str, config: Measure, model: Path | None, threads: int
+    folder: Path,
+    key: str,
+    shard: str,
+    source: str,
+    config: Measure,
+    edits: tuple[str, ...],
+    model: Path | None,
+    threads: int,
 ) -> dict[str, int]:
     """Measure one shard into `folder/shards/<key>.parquet`; returns how many documents, bytes and words it has."""
     identifier = LanguageIdentifier(model, config.language.prefix) if config.language else None
     totals = {"documents": 0, "bytes": 0, "words": 0}
     columns = measured_schema(config)
+    spans = [EDITS.empty_table()]
 
     def measured() -> Iterator[pa.Table]:
-        for table in in_order(lambda batch: measure_table(batch, config, identifier), batches(shard), threads):
+        def work(batch: pa.Table) -> tuple[pa.Table, pa.ListArray]:
+            edited = edit_texts(batch, edits)
+            return measure_table(batch, config, identifier, edited), edited.spans
+
+        for table, found in in_order(work, batches(shard), threads):
+            if edits:
+                spans.append(span_table(found, first=totals["documents"]))
             totals["documents"] += len(table)
             totals["bytes"] += int(table["bytes"].to_numpy().sum())
             totals["words"] += int(table["words"].to_numpy().sum())
@@ -111,34 +133,56 @@ def measure_shard(
         with pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
             for group in row_groups(measured(), ROW_GROUP):
                 writer.write_table(group)
+    if edits:
+        write_parquet(edits_path(folder, source, key), pa.concat_tables(spans))
     return totals
 
 
-def measure_table(documents: pa.Table, config: Measure, identifier: LanguageIdentifier | None) -> pa.Table:
-    """The measurements of DOCUMENT rows, with the columns of `columns.schema`. A row depends on no other row."""
-    texts = rendered_text(documents)
+def measure_table(
+    documents: pa.Table, config: Measure, identifier: LanguageIdentifier | None, edited: Edited | None = None
+) -> pa.Table:
+    """The measurements of DOCUMENT rows, with the columns of `measured_schema`. A row depends on no other row.
+
+    `edited` is what the edits of their profile make of them, nothing if it is not given.
+    """
+    edited = edited or edit_texts(documents)
+    texts = edited.before
+    after = documents if edited.after is texts else _with_texts(documents, edited.after)
     missing = pa.nulls(len(texts))
     columns: dict[str, pa.Array] = {
         "id": documents["id"],
-        "content_hash": _hashes(texts),
-        "group_hash": _hashes(prompt_text(documents)),
+        "content_hash": _hashes(edited.after),
+        "group_hash": _hashes(prompt_text(after)),
         **text_columns(texts),
-        "gzip_ratio": _gzip_ratios(texts, config.gzip_prefix_bytes),
+        "bytes": pc.binary_length(edited.after).cast(pa.uint64()),
+        "gzip_ratio": _gzip_ratios(edited.after, config.gzip_prefix_bytes),
         "language": missing.cast(pa.string()),
         "language_score": missing.cast(pa.float64()),
         "minhash": missing,
+        "line_edit_word_share": missing.cast(pa.float64()),
     }
     if identifier:
-        columns["language"], scores = identifier.identify(texts)
+        columns["language"], scores = identifier.identify(edited.after)
         columns["language_score"] = pa.array(scores, from_pandas=True)
     if config.minhash:
-        rows, has_signature = signatures(texts, config.minhash)
+        rows, has_signature = signatures(edited.after, config.minhash)
         columns["minhash"] = pa.FixedSizeListArray.from_arrays(
             pa.array(rows.ravel()), config.minhash.permutations, mask=pa.array(~has_signature)
         )
+    if edited.removed_words is not None:
+        words = columns["words"].to_numpy()
+        share = edited.removed_words / np.maximum(words, 1)
+        columns["line_edit_word_share"] = pa.array(share, mask=words == 0)
     for group in chosen(config.groups):
-        columns.update(group.measure(documents, texts))
+        columns.update(group.measure(after, edited.after) if group.edited else group.measure(documents, texts))
     return pa.table(columns, schema=measured_schema(config))
+
+
+def _with_texts(documents: pa.Table, texts: pa.LargeStringArray) -> pa.Table:
+    """The documents with edited texts; what has no text of its own still has none."""
+    place = documents.schema.get_field_index("text")
+    of_text = pc.if_else(documents["text"].combine_chunks().is_valid(), texts, pa.scalar(None, pa.large_string()))
+    return documents.set_column(place, "text", of_text)
 
 
 def measured_schema(config: Measure) -> pa.Schema:
