@@ -43,46 +43,67 @@ def _band_keys(signatures, bands, rows, out):
             out[at, band] = key
 
 
-def read_partition(files: list[Path], partition: int, partitions: int) -> np.ndarray:
-    """The entries of one of `partitions` equal ranges of keys, from sorted files; sorted by key, then document."""
+def read_partition(
+    files: list[Path], partition: int, partitions: int, names: list[np.ndarray] | None = None
+) -> np.ndarray:
+    """The entries of one of `partitions` equal ranges of keys, from sorted files; sorted by key, then document.
+
+    `names`: of each file the array that a document's number in it is an index of; the value takes its place.
+    """
     width = -(-(1 << 64) // partitions)
     slices = []
-    for file in files:
+    for place, file in enumerate(files):
         entries = np.load(file, mmap_mode="r")
         keys = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
         start = bisect_left(keys, partition * width)
-        slices.append(np.array(entries[start : bisect_left(keys, (partition + 1) * width, start)]))
+        part = np.array(entries[start : bisect_left(keys, (partition + 1) * width, start)])
+        if names is not None:
+            part["document"] = names[place][part["document"]]
+        slices.append(part)
     merged = np.concatenate(slices) if slices else np.zeros(0, ENTRY)
     return merged[np.lexsort((merged["document"], merged["key"]))]
 
 
-def bucket_pairs(entries: np.ndarray, max_bucket: int, at_once: int = PAIRS_AT_ONCE) -> Iterator[np.ndarray]:
+def bucket_pairs(
+    entries: np.ndarray, max_bucket: int, met: np.ndarray | None = None, at_once: int = PAIRS_AT_ONCE
+) -> Iterator[np.ndarray]:
     """The pairs of documents that share a bucket, in sorted arrays of unique pairs of about `at_once` at most.
 
     A pair is `later << 32 | earlier`, where earlier < later. Each document of a bucket is paired with those before
     it, or with the first `max_bucket` of the bucket where there are more. Documents being numbered in the order in
-    which they are preferred, those are the ones most likely to be kept. A pair may be in several arrays.
+    which they are preferred, those are the ones most likely to be kept. Two entries that are both `met` (bool, an
+    entry each) are no pair: they have been compared. A pair may be in several arrays.
     """
-    before = _members_before(entries["key"])
-    made = np.cumsum(np.minimum(before, max_bucket))
-    start, documents = 0, np.ascontiguousarray(entries["document"])
+    met = np.zeros(len(entries), np.bool_) if met is None else met
+    before, documents = members_before(entries["key"]), np.ascontiguousarray(entries["document"])
+    made = np.empty(len(entries), np.int64)
+    _count(before, met, max_bucket, made)
+    made = np.cumsum(made)
+    start = 0
     while start < len(entries):
         done = int(made[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(made, done + at_once, "right")))
         pairs = np.empty(int(made[stop - 1]) - done, np.uint64)
-        _expand(documents, before, start, stop, max_bucket, pairs)
+        _expand(documents, before, met, start, stop, max_bucket, pairs)
         if len(pairs):
             yield np.unique(pairs)
         start = stop
 
 
-def pairs_left_out(entries: np.ndarray, max_bucket: int) -> int:
+def pairs_left_out(entries: np.ndarray, max_bucket: int, met: np.ndarray | None = None) -> int:
     """How many pairs of documents that share a bucket `bucket_pairs` does not make, counted bucket by bucket."""
-    before = _members_before(entries["key"])
-    return int(np.maximum(before - max_bucket, 0).sum())
+    met = np.zeros(len(entries), np.bool_) if met is None else met
+    return int(_count(members_before(entries["key"]), met, max_bucket, np.empty(len(entries), np.int64)))
 
 
-def _members_before(keys: np.ndarray) -> np.ndarray:
+def bucket_sizes(keys: np.ndarray) -> np.ndarray:
+    """Of each of the sorted keys, how many are equal to it, itself included. Shape (n,), int64."""
+    first = np.flatnonzero(members_before(keys) == 0)
+    sizes = np.diff(np.append(first, len(keys)))
+    return np.repeat(sizes, sizes)
+
+
+def members_before(keys: np.ndarray) -> np.ndarray:
     """Of each of the sorted keys, how many equal ones stand before it. Shape (n,), int64."""
     place = np.arange(len(keys))
     first = np.ones(len(keys), bool)
@@ -91,10 +112,29 @@ def _members_before(keys: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _expand(documents, before, start, stop, max_bucket, out):
+def _count(before, met, window, made):
+    """made[i] <- the pairs that entry i makes with those before it; returns how many all of them do not make."""
+    left, unmet, unmet_in_window = 0, 0, 0
+    for at in range(len(before)):
+        if before[at] == 0:
+            unmet, unmet_in_window = 0, 0
+        if met[at]:
+            made[at] = unmet_in_window
+            left += unmet - unmet_in_window
+        else:
+            made[at] = min(before[at], window)
+            left += before[at] - made[at]
+            unmet += 1
+            unmet_in_window += before[at] < window
+    return left
+
+
+@njit(nogil=True, cache=True)
+def _expand(documents, before, met, start, stop, window, out):
     count = 0
     for at in range(start, stop):
         bucket = at - before[at]
-        for earlier in range(bucket, bucket + min(before[at], max_bucket)):
-            out[count] = np.uint64(documents[at]) << np.uint64(32) | np.uint64(documents[earlier])
-            count += 1
+        for earlier in range(bucket, bucket + min(before[at], window)):
+            if not (met[at] and met[earlier]):
+                out[count] = np.uint64(documents[at]) << np.uint64(32) | np.uint64(documents[earlier])
+                count += 1

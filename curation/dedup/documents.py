@@ -174,13 +174,17 @@ def discard(build: Build) -> None:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a stage decides: for each document the position of its kept twin (-1: it is kept) and their Jaccard."""
+    """What a stage decides: for each document the position of its kept twin (-1: it is kept) and their Jaccard.
+
+    Rule and threshold are those of all documents, or one for each.
+    """
 
     stage: str
-    rule: str
-    threshold: float
+    rule: str | np.ndarray
+    threshold: float | np.ndarray
     twin: np.ndarray  # int64 (n,)
     similarity: np.ndarray  # float64 (n,), NaN where kept
+    twins: Documents | None = None  # what `twin` is a position in, if not in the documents themselves
 
 
 def write_decisions(build: Build, documents: Documents, decisions: Decisions) -> None:
@@ -196,7 +200,7 @@ def _write_ledger(
     positions = np.arange(part.start, part.stop)
     twin, keep = decisions.twin[part], decisions.twin[part] < 0
     twins = np.full(len(twin), None, object)
-    twins[~keep] = documents.ids(twin[~keep])
+    twins[~keep] = (decisions.twins or documents).ids(twin[~keep])
     write_ledger(
         folder,
         shard.source,
@@ -205,12 +209,16 @@ def _write_ledger(
         ids=pa.array(documents.ids(positions), pa.string()),
         rows=documents.columns["row"][part],
         keep=keep,
-        rule=pa.array(np.where(keep, None, decisions.rule), pa.string()),
+        rule=pa.array(np.where(keep, None, _of(decisions.rule, part)), pa.string()),
         value=np.where(keep, np.nan, decisions.similarity[part]),
-        threshold=np.where(keep, np.nan, decisions.threshold),
+        threshold=np.where(keep, np.nan, _of(decisions.threshold, part)),
         twin=pa.array(twins, pa.string()),
     )
     return {"dropped": int((~keep).sum())}
+
+
+def _of(value: str | float | np.ndarray, part: slice) -> str | float | np.ndarray:
+    return value[part] if isinstance(value, np.ndarray) else value
 
 
 def count(build: Build, documents: Documents, decisions: Decisions, alarm_share: float) -> None:

@@ -7,12 +7,12 @@ The phases, each a set of units that a killed run does not do again:
 2. bands    the band keys of each shard, sorted, on disk
 3. buckets  a partition of the key space: the pairs of documents that share a bucket
 4. sets     of each shard the shingle sets of the documents that are in a pair (the only time text is read)
-5. verify   a range of documents: the true Jaccard similarity of each of its pairs
+5. verify   a range of documents: the true Jaccard similarity of each of its pairs; phases 3 to 5 are repeated for
+            what is kept of large buckets, see `similar`
 6. decide   see `unionfind.keep_representatives`; ledger and clusters are written
 
-Memory: about 120 bytes a document; a worker holds the signatures of one shard, a partition of 2^21 band entries
-with 2^22 pairs, or a range of 2^20 pairs. The pairs that pass verification are held at once, 24 bytes each.
-Shingle sets are read from disk as they are needed; the operating system may drop them at any time.
+With an index (`Dedup.index`) the documents that it holds take part, too, and it is extended: see `incremental`.
+Memory: see `plan`. Shingle sets are read from disk as they are needed; the operating system may drop them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.candidates import candidate_pairs
+from curation.dedup.candidates import write_bands
 from curation.dedup.documents import (
     Decisions,
     Documents,
@@ -32,13 +32,17 @@ from curation.dedup.documents import (
     list_shards,
     write_decisions,
 )
+from curation.dedup.extension import extend
+from curation.dedup.incremental import Joined, held_bands, join, living_decisions, reversals
+from curation.dedup.index import Version, locked, newest, read_version, require_config
 from curation.dedup.keep import preference
-from curation.dedup.settings import Dedup
+from curation.dedup.settings import Dedup, index_config
+from curation.dedup.similar import columns, nothing_known, similar_pairs
 from curation.dedup.unionfind import components, keep_representatives
-from curation.dedup.verify import verified_pairs
-from curation.steps import Build, Context, StepOutput, step
+from curation.files import json_hash, remove
+from curation.steps import Build, Context, StepOutput, StrictError, step
 
-VERSION = 2
+VERSION = 3
 
 
 def dedup_fuzzy(
@@ -56,12 +60,17 @@ def dedup_fuzzy(
     the kept twin, null where kept), twin.
 
     A document without a signature is always kept. Whatever is dropped is verified to be similar to a document
-    that is kept; of each pair that LSH proposes and verification confirms, at least one is dropped, unless
-    `max_bucket` left the pair out (the count `pairs_left_out`). Raises ValueError where pools, measurements and
-    scheme do not match.
+    that is kept; of each pair that LSH proposes and verification confirms, at least one is dropped, also in
+    buckets larger than `max_bucket`, unless the count `kept_pairs_left_out` says otherwise.
+
+    With `config.index` the documents of that index take part: a living document can be dropped for one of them
+    (rule "duplicate" for the same text), `clusters.parquet` lists living ones alone, `reversals.parquet` tells
+    what changes for old ones, and the index is extended. The step's inputs name the version that it extends, so
+    that the same run done again is reused, and the index stays as it is. Raises ValueError where pools,
+    measurements and scheme do not match, ConfigError where the index does not fit, StrictError before it is
+    extended.
     """
     ledgers = list(ledgers)
-    shards = list_shards(pools, measured)
     outputs = [*pools.values(), *measured.values(), *ledgers]
     scheme = config.scheme.model_dump(mode="json")
     for output in measured.values():
@@ -71,45 +80,130 @@ def dedup_fuzzy(
                 f"step '{output.name}' made signatures by {found}, expected {scheme}: give measuring and fuzzy "
                 "deduplication the same scheme"
             )
+    inputs = {output.name: output.content for output in outputs}
+    if config.index is None:
+        return step(
+            ctx,
+            "dedup-fuzzy",
+            VERSION,
+            config,
+            inputs,
+            lambda build: _work(build, pools, measured, ledgers, config),
+        )
 
-    def work(build: Build) -> None:
-        documents = gather(build, pools, shards, ledgers)
-        order = preference(config.keep, documents.names, documents.columns, documents.origins)
-        number = np.empty(len(order), np.uint32)
-        number[order] = np.arange(len(order), dtype=np.uint32)
+    batch = json_hash({"version": VERSION, "config": config.model_dump(mode="json"), "inputs": inputs})
+    with locked(config.index):
+        base = _base(config, batch)
 
-        runs = candidate_pairs(build, documents, number, config)
-        verified = verified_pairs(build, documents, order, number, runs, config)
-        later, earlier = verified["pair"] >> np.uint64(32), verified["pair"] & np.uint64(0xFFFFFFFF)
-        kept_twin, kept_similarity = keep_representatives(len(order), later, earlier, verified["similarity"])
-        cluster = components(len(order), later, earlier)
+        def work(build: Build) -> None:
+            _work(build, pools, measured, ledgers, config, base, batch)
 
-        twin = np.full(len(order), -1, np.int64)
-        twin[order] = np.where(kept_twin < 0, -1, order[kept_twin])
-        decisions = Decisions("fuzzy", "near_duplicate", config.threshold, twin, kept_similarity[number])
-        write_decisions(build, documents, decisions)
-        _write_clusters(build, documents, decisions, order, cluster)
-        count(build, documents, decisions, config.alarm_share)
-        discard(build)
+        inputs["index"] = base.name if base else "empty"
+        output = step(ctx, "dedup-fuzzy", VERSION, config, inputs, work)
+        head = newest(config.index)
+        if ctx.build and (head is None or head.record["batch"] != batch):  # it was lost, or put back to before
+            ctx.outputs.pop()
+            remove(output.folder)
+            output = step(ctx, "dedup-fuzzy", VERSION, config, inputs, work)
+        return output
 
-    return step(ctx, "dedup-fuzzy", VERSION, config, {output.name: output.content for output in outputs}, work)
+
+def _base(config: Dedup, batch: str) -> Version | None:
+    """The version that the batch extends: the newest, or its parent where the newest is this batch's own."""
+    head = newest(config.index)
+    if head is None:
+        return None
+    require_config(head, index_config(config))
+    if head.record["batch"] == batch:
+        return read_version(config.index, head.record["parent"]) if head.record["parent"] else None
+    return head
+
+
+def _work(
+    build: Build,
+    pools: Mapping[str, StepOutput],
+    measured: Mapping[str, StepOutput],
+    ledgers: list[StepOutput],
+    config: Dedup,
+    base: Version | None = None,
+    batch: str | None = None,
+) -> None:
+    shards = list_shards(pools, measured)
+    living = gather(build, pools, shards, ledgers, "content_hash" if batch else None)
+    joined = join(living, base, config.keep) if batch else None
+    documents, known = (joined.texts, joined.known) if joined else (living, nothing_known(len(living)))
+    order = preference(config.keep, documents.names, documents.columns, documents.origins)
+    number = np.empty(len(order), np.uint32)
+    number[order] = np.arange(len(order), dtype=np.uint32)
+
+    bands = write_bands(build, documents, shards, config.scheme)
+    if joined:
+        bands += held_bands(joined, base)
+    verified = similar_pairs(build, documents, bands, number, known, config)
+    later, earlier, similarity = columns(verified)
+    kept_twin, kept_similarity = keep_representatives(len(order), later, earlier, similarity)
+    cluster = components(len(order), later, earlier)
+    twin = np.full(len(order), -1, np.int64)
+    twin[order] = np.where(kept_twin < 0, -1, order[kept_twin])
+    similarity = kept_similarity[number]
+
+    if joined:
+        decisions = living_decisions(joined, twin, similarity, config.threshold)
+    else:
+        decisions = Decisions("fuzzy", "near_duplicate", config.threshold, twin, similarity)
+    write_decisions(build, living, decisions)
+    _write_clusters(build, living, decisions, order, cluster, joined)
+    count(build, living, decisions, config.alarm_share)
+    if joined:
+        _extend(build, joined, base, batch, config, order, verified, twin, similarity)
+    discard(build)
+
+
+def _extend(
+    build: Build,
+    joined: Joined,
+    base: Version | None,
+    batch: str,
+    config: Dedup,
+    order: np.ndarray,
+    verified: np.ndarray,
+    twin: np.ndarray,
+    similarity: np.ndarray,
+) -> None:
+    """Write what changes for documents of the index, and extend it."""
+    if build.context.strict and build.alarms:
+        raise StrictError(f"{build.name}: " + "; ".join(build.alarms) + f"; {config.index} was not extended")
+    changes = reversals(joined, twin, similarity)
+    build.write_table("reversals.parquet", changes)
+    version = extend(build, joined, base, batch, config, order, verified, twin, similarity)
+    for change in ("superseded", "reinstated"):
+        build.counts[change] = changes["change"].to_pylist().count(change)
+    build.counts |= {"new_texts": joined.new, "index_texts": version.documents, "index_version": version.name}
 
 
 def _write_clusters(
-    build: Build, documents: Documents, decisions: Decisions, order: np.ndarray, cluster: np.ndarray
+    build: Build,
+    documents: Documents,
+    decisions: Decisions,
+    order: np.ndarray,
+    cluster: np.ndarray,
+    joined: Joined | None,
 ) -> None:
-    """Write the components of two documents and more, largest first, and count them."""
+    """Write the living members of the components of two documents and more, largest first, and count these."""
     sizes = np.bincount(cluster, minlength=len(cluster))
     members = np.flatnonzero(sizes[cluster] > 1)
     members = members[np.lexsort((members, cluster[members], -sizes[cluster[members]]))]
+    positions = order[members]
+    if joined:
+        positions = joined.leader[positions]
+        members, positions = members[positions < len(documents)], positions[positions < len(documents)]
     roots = cluster[members]
     first = np.ones(len(members), bool)
     first[1:] = roots[1:] != roots[:-1]
-    positions = order[members]
     shards = [documents.shards[place] for place in documents.columns["shard"][positions]]
     twin = decisions.twin[positions]
     twins = np.full(len(twin), None, object)
-    twins[twin >= 0] = documents.ids(twin[twin >= 0])
+    twins[twin >= 0] = (decisions.twins or documents).ids(twin[twin >= 0])
     columns = {
         "cluster": pa.array(np.cumsum(first) - 1, pa.uint32()),
         "id": pa.array(documents.ids(positions), pa.string()),

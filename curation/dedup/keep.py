@@ -26,7 +26,12 @@ def preference(
     gives it), high and low (the halves of the id), shard, row. `origins(positions)` reads the origin of some
     documents; it is asked only for those whose id and wishes are all equal.
     """
-    wishes = {"longest": ~columns["bytes"].astype(np.uint64), "newest": ~columns["created"]}
+    created = columns["created"]
+    wishes = {
+        "longest": ~columns["bytes"].astype(np.uint64),
+        "newest": ~created,
+        "oldest": np.where(created == UNKNOWN_TIME, np.iinfo(np.int64).max, created),
+    }
     ordered = [_place(keep, source_names)[columns["source"]], *(wishes[wish] for wish in keep.then)]
     ordered += [columns["high"], columns["low"]]
     order = np.lexsort(ordered[::-1])

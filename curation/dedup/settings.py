@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from curation.config import Share, Strict
 from curation.dedup.minhash import Scheme, SchemeField
+from curation.dedup.trimming import Lines, Substring
 
-Wish = Literal["longest", "newest"]
+Wish = Literal["longest", "newest", "oldest"]
 
 
 class Keep(Strict):
     """Which of several duplicates is kept: the first by these, in this order.
 
     `sources`: the place of the document's source in this list; a source that is not listed comes last.
-    `then`: the longest (bytes of its text), the newest (`created`; unknown is oldest), in the order given.
+    `then`: the longest (bytes of its text), the newest or the oldest (`created`; an unknown one comes
+    last), in the order given.
     What is still equal is decided by the smallest id, then origin, then source name, shard and row.
     """
 
@@ -38,7 +41,8 @@ class Dedup(Strict):
     near-duplicates if the Jaccard similarity of their sets of word `verify_ngram`-grams reaches `threshold`
     (Olmo 3: 3-grams, 0.8). `max_bucket` bounds the work on a bucket of many documents: each is compared with
     the `max_bucket` most preferred ones of the bucket. A source that loses more than `alarm_share` of its
-    documents to one stage raises an alarm.
+    documents to one stage raises an alarm. `index` is the folder of an index that fuzzy deduplication compares
+    with and extends (`curation.dedup.incremental`).
     """
 
     scheme: SchemeField = Scheme()
@@ -47,6 +51,11 @@ class Dedup(Strict):
     keep: Keep = Keep()
     max_bucket: Annotated[int, Field(ge=1)] = 100
     alarm_share: Annotated[Share, Field(ge=0, le=1)] = 0.5
+    # Stations of their own, off without settings; the steps of the others do not depend on them.
+    lines: Annotated[Lines | None, Field(exclude=True)] = None
+    substring: Annotated[Substring | None, Field(exclude=True)] = None
+    # A path says nothing about results: the version found there is an input of the step instead.
+    index: Annotated[Path | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
     def _every_signed_document_has_an_ngram(self) -> Dedup:
@@ -56,3 +65,8 @@ class Dedup(Strict):
                 "a document could have a signature and nothing to verify it with"
             )
         return self
+
+
+def index_config(config: Dedup) -> dict[str, Any]:
+    """The settings that decide who is a duplicate and who is kept: an index has one value of each."""
+    return config.model_dump(mode="json", include={"scheme", "verify_ngram", "threshold", "keep", "max_bucket"})

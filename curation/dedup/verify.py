@@ -15,80 +15,92 @@ RANGE = 1 << 20  # pairs that a worker verifies at once
 VERIFIED = np.dtype([("pair", "<u8"), ("similarity", "<f8")])
 
 
-def verified_pairs(
-    build: Build, documents: Documents, order: np.ndarray, number: np.ndarray, runs: list[Path], config: Dedup
-) -> np.ndarray:
-    """Phases 4 and 5: the pairs whose Jaccard similarity reaches the threshold, VERIFIED, sorted by pair."""
-    degree, candidate = np.zeros(len(order), np.int64), np.zeros(len(order), bool)
+def verified_pairs(build: Build, sets: Sets, runs: list[Path], round_: int, config: Dedup) -> np.ndarray:
+    """Phases 4 and 5: the pairs whose Jaccard similarity reaches the threshold, VERIFIED, sorted by pair.
+
+    `runs` are files of sorted pairs; `round_` tells the calls of a step apart.
+    """
+    total = len(sets.start)
+    degree, candidate = np.zeros(total, np.uint32), np.zeros(total, bool)
     for run in runs:
         pairs = np.load(run, mmap_mode="r")
         later, times = np.unique(pairs >> np.uint64(32), return_counts=True)
-        degree[later] += times
+        degree[later] += times.astype(np.uint32)
         candidate[later] = True
         candidate[pairs & np.uint64(0xFFFFFFFF)] = True
-
-    sets = Sets(build.folder, documents, order)
-    units = {}
-    for shard in documents.shards:
-        part = documents.of_shard(shard)
-        wanted = candidate[number[part]]
-        if wanted.any():
-            units[f"sets {shard.key}"] = (shard, documents.columns["row"][part][wanted], config.verify_ngram)
-    build.map(_write_sets, units, "threads")
-    for shard in documents.shards:
-        if f"sets {shard.key}" in units:
-            own = number[documents.of_shard(shard)]
-            sets.locate(shard, own[candidate[own]])
+    sets.add(build, candidate, round_)
 
     cuts = _ranges(degree)
     units = {
-        f"verify {at} of {len(cuts) - 1}": (runs, sets, cuts[at], cuts[at + 1], config.threshold, at)
+        f"round {round_} verify {at} of {len(cuts) - 1}": (
+            runs,
+            sets,
+            cuts[at],
+            cuts[at + 1],
+            config.threshold,
+            _verified_file(build.folder, round_, at),
+        )
         for at in range(len(cuts) - 1)
     }
     results = build.map(_verify_range, units, "threads")
-    build.counts["pairs_compared"] = sum(result["compared"] for result in results.values())
-    verified = np.concatenate([np.load(_verified_file(build.folder, at)) for at in range(len(units))])
-    build.counts["pairs_verified"] = len(verified)
-    return verified
+    compared = sum(result["compared"] for result in results.values())
+    build.counts["pairs_compared"] = build.counts.get("pairs_compared", 0) + compared
+    return np.concatenate([np.load(_verified_file(build.folder, round_, at)) for at in range(len(units))])
 
 
 class Sets:
-    """Where the shingle set of each candidate lies: in the file of its shard, between two bounds."""
+    """Where the shingle set of each candidate lies: in which file, from where, how many hashes. By number."""
 
-    def __init__(self, folder: Path, documents: Documents, order: np.ndarray):
-        self.files = [_sets_file(folder, shard) for shard in documents.shards]
-        self.shard = documents.columns["shard"][order]  # by number, like the bounds
-        self.bounds = np.zeros((len(order), 2), np.int64)
+    def __init__(self, documents: Documents, number: np.ndarray, ngram: int):
+        self.documents, self.number, self.ngram = documents, number, ngram
+        self.files: list[Path] = []
+        self.file = np.zeros(len(number), np.uint32)  # place in `files`, plus one; 0: not written
+        self.start, self.size = np.zeros(len(number), np.int64), np.zeros(len(number), np.uint32)
 
-    def locate(self, shard: Shard, numbers: np.ndarray) -> None:
-        """Read the sizes of one shard's sets, those of the documents `numbers`."""
-        ends = np.cumsum(np.load(self.files[shard.place].with_suffix(".sizes.npy")))
-        self.bounds[numbers, 1] = ends
-        self.bounds[numbers[1:], 0] = ends[:-1]
+    def add(self, build: Build, wanted: np.ndarray, round_: int) -> None:
+        """Write the sets of the `wanted` documents (bool, by number) that have none yet, shard by shard."""
+        units, members = {}, {}
+        for shard in self.documents.shards:
+            part = self.documents.of_shard(shard)
+            own = self.number[part]
+            missing = wanted[own] & (self.file[own] == 0)
+            if missing.any():
+                key = f"round {round_} sets {shard.key}"
+                path = _sets_file(build.folder, round_, shard)
+                units[key] = (shard, self.documents.columns["row"][part][missing], self.ngram, path)
+                members[key] = own[missing]
+        build.map(_write_sets, units, "threads")
+        for key, (_, _, _, path) in units.items():
+            sizes = np.load(path.with_suffix(".sizes.npy"))
+            self.files.append(path)
+            self.file[members[key]] = len(self.files)
+            self.start[members[key]], self.size[members[key]] = np.cumsum(sizes) - sizes, sizes
 
     def compare(self, later: np.ndarray, earlier: np.ndarray, threshold: float) -> np.ndarray:
         """The Jaccard similarities of pairs, float64; 0 where it is known to be below the threshold."""
         out = np.zeros(len(later))
-        one, other = self.shard[later], self.shard[earlier]
+        one, other = self.file[later], self.file[earlier]
         by_files = np.lexsort((other, one))
         changes = np.flatnonzero((np.diff(one[by_files]) != 0) | (np.diff(other[by_files]) != 0)) + 1
         for group in np.split(by_files, changes):
-            first, second = (np.memmap(self.files[part[group[0]]], np.uint64, "r") for part in (one, other))
-            bounds, other_bounds = self.bounds[later[group]], self.bounds[earlier[group]]
+            first, second = (np.memmap(self.files[part[group[0]] - 1], np.uint64, "r") for part in (one, other))
+            bounds, other_bounds = self._bounds(later[group]), self._bounds(earlier[group])
             out[group] = similarities(first, bounds, second, other_bounds, threshold)
         return out
 
-
-def _sets_file(folder: Path, shard: Shard) -> Path:
-    return folder / SCRATCH / "sets" / f"{shard.key}.u64"
-
-
-def _verified_file(folder: Path, at: int) -> Path:
-    return folder / SCRATCH / "verified" / f"{at:06d}.npy"
+    def _bounds(self, numbers: np.ndarray) -> np.ndarray:
+        return np.stack([self.start[numbers], self.start[numbers] + self.size[numbers]], 1)
 
 
-def _write_sets(folder: Path, key: str, shard: Shard, rows: np.ndarray, ngram: int) -> dict[str, int]:
-    path = _sets_file(folder, shard)
+def _sets_file(folder: Path, round_: int, shard: Shard) -> Path:
+    return folder / SCRATCH / "sets" / f"{round_:03d}-{shard.key}.u64"
+
+
+def _verified_file(folder: Path, round_: int, at: int) -> Path:
+    return folder / SCRATCH / "verified" / f"{round_:03d}-{at:06d}.npy"
+
+
+def _write_sets(folder: Path, key: str, shard: Shard, rows: np.ndarray, ngram: int, path: Path) -> dict[str, int]:
     sizes = write_sets(path, shard.texts(rows), ngram)
     write_array(path.with_suffix(".sizes.npy"), sizes)
     return {"documents": len(sizes), "ngrams": int(sizes.sum())}
@@ -96,14 +108,14 @@ def _write_sets(folder: Path, key: str, shard: Shard, rows: np.ndarray, ngram: i
 
 def _ranges(degree: np.ndarray) -> list[int]:
     """Bounds of ranges of documents with about RANGE pairs each, so that all pairs of a document are together."""
-    done = np.cumsum(degree)
+    done = np.cumsum(degree, dtype=np.int64)
     total = int(done[-1]) if len(done) else 0
     inner = [int(np.searchsorted(done, share)) + 1 for share in range(RANGE, total, RANGE)]
     return sorted({0, *inner, len(degree)}) if len(degree) else [0, 0]
 
 
 def _verify_range(
-    folder: Path, key: str, runs: list[Path], sets: Sets, start: int, stop: int, threshold: float, at: int
+    folder: Path, key: str, runs: list[Path], sets: Sets, start: int, stop: int, threshold: float, path: Path
 ) -> dict[str, int]:
     slices = [np.zeros(0, np.uint64)]
     for run in runs:
@@ -116,5 +128,5 @@ def _verify_range(
     if len(pairs):
         found["similarity"] = sets.compare(pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF), threshold)
     passed = found[found["similarity"] >= threshold]
-    write_array(_verified_file(folder, at), passed)
+    write_array(path, passed)
     return {"compared": len(pairs), "verified": len(passed)}
