@@ -110,6 +110,7 @@ def _known_errors() -> dict[str, Exit]:
         "StoppedError": Exit.INTERRUPTED,
         "RunNotFoundError": Exit.NOT_FOUND,
         "UnknownDocumentError": Exit.NOT_FOUND,
+        "UnknownPoolError": Exit.NOT_FOUND,
         "RecordNotFoundError": Exit.NOT_FOUND,
         "AmbiguousIdError": Exit.NOT_FOUND,
         "DocumentIdError": Exit.USAGE,
@@ -343,6 +344,80 @@ def why(
     _print_json(told) if as_json else print_story(told, out)
 
 
+Pools = Annotated[list[str], typer.Argument(metavar="POOL...", help="Sources of the run, or `all`.")]
+ProfileName = Annotated[str, typer.Option("--profile", "-p", help="A profile's name, or its YAML file.")]
+
+
+@app.command()
+def decide(
+    pools: Pools,
+    profile: ProfileName,
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decide over measured pools under a profile: write the ledger anew; show what each rule drops. Reads no text.
+
+    Name the profile in the pipeline file to go on from there: measuring is not done again.
+
+    Example: mixwright decide web --profile manifests/mine.yaml
+    """
+    from curation.executor import LocalExecutor
+    from curation.rules.profile import load_profile
+    from curation.steps import Context
+    from flows.decide import decide_pools, print_decided
+    from flows.pools import measured_pools
+    from flows.run import load_run
+
+    chosen = load_profile(profile)
+    found = measured_pools(load_run(workspace, run), pools)
+    with LocalExecutor(workers) as executor:
+        decided = decide_pools(Context(workspace.resolve(), executor), found, chosen)
+    if as_json:
+        told = [one.as_json() for one in decided]
+        _print_json({"profile": chosen.name, "version": chosen.version, "pools": told})
+    else:
+        print_decided(decided, chosen, out)
+
+
+@app.command()
+def whatif(
+    pools: Pools,
+    profile: ProfileName,
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="RULE=VALUE", help="Another threshold, values with commas, or off."),
+    ],
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    examples: Annotated[int, typer.Option(min=0, help="Documents to show for each rule.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="The page (HTML). Default: in the workspace.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what other thresholds would change: documents and tokens by source, the distribution, examples.
+
+    Nothing is decided: the answer comes from stored measurements.
+
+    Example: mixwright whatif all --profile dolma3-prose --set few_words=30 --set symbols=off
+    """
+    from curation.rules.profile import load_profile
+    from flows.pools import measured_pools
+    from flows.report.whatif import print_what_if, write_page
+    from flows.run import load_run
+    from flows.whatif import default_page, what_if
+
+    chosen = load_profile(profile)
+    found = measured_pools(load_run(workspace, run), pools)
+    answer = what_if(found, chosen, settings, examples)
+    page = write_page(answer, output or default_page(workspace, found, chosen))
+    if as_json:
+        _print_json({**answer.as_json(), "page": str(page)})
+    else:
+        print_what_if(answer, out)
+        out.print(f"\ndrawing: {_escape(page)}")
+
+
 @app.command()
 def report(
     run: Annotated[str | None, typer.Argument(help="Name or folder of a run. Default: the latest.")] = None,
@@ -460,7 +535,7 @@ def gc(
     workspace: Workspace = WORKSPACE,
     keep_runs: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep only so many of the latest runs of each pipeline. Default: all."),
+        typer.Option(min=1, help="Keep only so many latest runs of each pipeline. Default: all."),
     ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
