@@ -457,6 +457,7 @@ def dedup(
         str, typer.Option("--scheme", "--preset", help="fineweb, dolma3, or bands x rows such as 14x8.")
     ] = "fineweb",
     threshold: Annotated[float, typer.Option(help="True Jaccard similarity that makes duplicates.")] = 0.8,
+    verify_ngram: Annotated[int, typer.Option(min=1, help="Words in the n-grams that are compared.")] = 3,
     exact_only: Annotated[bool, typer.Option("--exact-only", help="Remove equal texts alone.")] = False,
     keep: Annotated[str, typer.Option(help="Which is kept, in this order: longest, newest.")] = "longest",
     prefer: Annotated[
@@ -497,6 +498,7 @@ def dedup(
         dedup={
             "scheme": command.scheme(scheme),
             "threshold": threshold,
+            "verify_ngram": verify_ngram,
             "keep": {"sources": prefer or [], "then": [wish for wish in keep.split(",") if wish]},
             "alarm_share": alarm_share,
         },

@@ -132,19 +132,23 @@ def _wrapped(name: str, width: int = 13) -> list[str]:
 
 @dataclass(frozen=True)
 class Bins:
-    """A histogram: n + 1 rising edges, n counts, which bins a rule drops, and the thresholds to draw."""
+    """A histogram: n + 1 rising edges, n counts, which bins a rule drops, and the thresholds to draw.
+
+    With `labels` the thresholds rise, and each is drawn with its word.
+    """
 
     edges: Sequence[float]
     counts: Sequence[int]
     dropped: Sequence[bool]
     thresholds: Sequence[float]
     log: bool
+    labels: Sequence[str] = ()
 
 
-def histogram(bins: Bins, label: str) -> Markup:
+def histogram(bins: Bins, label: str, css: str = "chart small") -> Markup:
     """Counts by bin, those beyond a threshold in the colour of what is dropped, thresholds as lines."""
     width, height, left, right, top, bottom = 300.0, 132.0, 34.0, 10.0, 14.0, 20.0
-    drawing = Drawing(width, height, label, "chart small")
+    drawing = Drawing(width, height, label, css)
 
     def scale(value: float) -> float:
         return math.log2(value) if bins.log and value > 0 else value
@@ -173,12 +177,11 @@ def histogram(bins: Bins, label: str) -> Markup:
         drawing.text(
             x(tick), height - 6, human.count(tick) if tick >= 10_000 else human.number(tick), "t tiny", "middle"
         )
-    for threshold in bins.thresholds:
+    for place, threshold in enumerate(bins.thresholds):
         drawing.line(x(threshold), top - 2, x(threshold), y(0), "threshold")
-        side = "end" if x(threshold) > width - 60 else "start"
-        drawing.text(
-            x(threshold) + (-3 if side == "end" else 3), top - 4, human.number(threshold), "t tiny strong", side
-        )
+        side = "end" if x(threshold) > width - 60 or place + 1 < len(bins.labels) else "start"
+        words = f"{bins.labels[place]} {human.number(threshold)}" if bins.labels else human.number(threshold)
+        drawing.text(x(threshold) + (-3 if side == "end" else 3), top - 4, words, "t tiny strong", side)
     return drawing.markup()
 
 
