@@ -9,7 +9,7 @@ READY = $(VENV)/.ready
 DEMO_full = manifests/demo/pipeline.yaml
 DEMO_tiny = manifests/demo/tiny.yaml
 
-.PHONY: setup demo real test test-slow lint benchmark clean
+.PHONY: setup demo real test test-slow lint benchmark benchmark-peers clean
 
 setup: $(READY)
 
@@ -39,6 +39,14 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python -m tests.benchmarks.kernels
+
+# Environments of the peers of deduplication in .peers/, for python -m tests.benchmarks.dedup.
+benchmark-peers:
+	for peer in datatrove text-dedup rensa; do \
+		$(PYTHON) -m venv .peers/$$peer && \
+		.peers/$$peer/bin/python -m pip install --quiet --disable-pip-version-check \
+			-r tests/benchmarks/peers/$$peer.txt || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) $(WORKSPACE)
