@@ -80,7 +80,7 @@ def write_parquet(path: Path, table: pa.Table, row_group_size: int = 1 << 16) ->
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

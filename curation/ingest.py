@@ -10,7 +10,6 @@ quarantine. NUL is a character like others; rules may object to it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections import Counter
@@ -18,7 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
@@ -26,15 +24,17 @@ from pydantic import Field, model_validator
 from curation.config import Bytes, ConfigError, Share, Strict
 from curation.extractor import Extractor, HelperError
 from curation.files import atomic, json_hash
+from curation.read.admit import admitted
 from curation.read.inventory import find_files, inventory, units
-from curation.read.record import SAMPLE, Document, Item, Limits, Problem, RawFile, Skipped
+from curation.read.record import Limits, Problem, RawFile, Skipped
 from curation.read.registry import READERS, Reader
 from curation.read.shards import ShardWriter
+from curation.read.stores import StoreError
 from curation.read.web import WebOptions
-from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes, shard_rows
+from curation.schema import DOCUMENT, QUARANTINE, shard_rows
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
-VERSION = 2
+VERSION = 3
 # The raw files, sorted by hash, then by name: what the lineage of a pool begins with.
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.uint64()), ("sha256", pa.string())])
 
@@ -90,7 +90,7 @@ def ingest(ctx: Context, source: Source) -> StepOutput:
     cache = (
         ctx.workspace
         / "cache"
-        / f"hashes-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}-{source.name}.json"
+        / f"hashes-{hashlib.sha256(os.fsencode(str(folder))).hexdigest()[:16]}-{source.name}.json"
     )
     files = inventory(folder, paths, cache, ctx.executor)
     listing = json_hash([[file.relative, file.hash] for file in files])
@@ -130,7 +130,7 @@ def _version(name: str) -> str:
 
 
 def _work(build: Build, source: Source, files: list[RawFile]) -> None:
-    tasks = {key: (source, group) for key, group in units(files).items()}
+    tasks = {key: (source, group) for key, group in units(_divided(build, source, files)).items()}
     results = build.map(ingest_unit, tasks, "processes")
     totals: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -145,8 +145,8 @@ def _work(build: Build, source: Source, files: list[RawFile]) -> None:
             f"{build.folder}: its shards hold {written} documents, {totals['documents_out']} were counted (a file "
             "of an interrupted run was removed or added?); remove the folder and run again"
         )
-    names = ("documents_out", "quarantined", "skipped", "bytes_in", "bytes_text")
-    build.counts = {name: totals[name] for name in names}
+    build.counts = {name: totals[name] for name in ("documents_out", "quarantined", "skipped", "bytes_text")}
+    build.counts["bytes_in"] = sum(file.path.stat().st_size for file in files)
     read = totals["documents_out"] + totals["quarantined"] + totals["skipped"]
     build.counts |= {"records_read": read, "documents_in": read, "files": len(files)}
     build.counts["skipped_by_reason"] = dict(sorted(reasons.items()))
@@ -154,6 +154,21 @@ def _work(build: Build, source: Source, files: list[RawFile]) -> None:
         build.alarm(f"{totals['quarantined']} of {read} records are in quarantine, see quarantine.parquet")
     if not totals["documents_out"]:
         build.alarm(f"none of {read} records gave a document")
+
+
+def _divided(build: Build, source: Source, files: list[RawFile]) -> list[RawFile]:
+    """The files, a big one in parts where its reader can begin within it."""
+    reader, limits = READERS[source.reader], _limits(source, None)
+    options = reader.options.model_validate(source.options)
+    divided = []
+    for file in files:
+        parts = reader.divide(file, options, limits, build.context.executor) if reader.divide else []
+        divided += [file._replace(part=part) for part in parts] or [file]
+    return divided
+
+
+def _limits(source: Source, extractor: Extractor | None) -> Limits:
+    return Limits(source.max_document_bytes, source.max_file_bytes, source.max_ratio, extractor)
 
 
 def _file_table(files: list[RawFile]) -> pa.Table:
@@ -187,22 +202,22 @@ def ingest_unit(folder: Path, key: str, source: Source, files: list[RawFile]) ->
         ShardWriter(folder / "shards", key, DOCUMENT, source.shard_bytes) as shards,
         ShardWriter(folder / UNITS, key, QUARANTINE, source.shard_bytes) as quarantine,
     ):
-        limits = Limits(source.max_document_bytes, source.max_file_bytes, source.max_ratio, extractor)
+        limits = _limits(source, extractor)
         for file in files:
-            counts["bytes_in"] += file.path.stat().st_size
             for item in _items(source, file, limits):
-                item, size = _checked(source.kind, item, limits.document_bytes)
-                if isinstance(item, Document):
-                    shards.add(_document_row(source, file, item), size)
-                    counts["documents_out"] += 1
-                    counts["bytes_text"] += size
-                elif isinstance(item, Problem):
-                    row = _problem_row(source, file, item)
-                    quarantine.add(row, len(row["error"]) + len(row["sample"]))
+                row = admitted(source.name, source.kind, file, item, limits.document_bytes)
+                if isinstance(row, Skipped):
+                    reasons[row.reason] += 1
+                    continue
+                row, size = row
+                if "error" in row:
+                    quarantine.add(row, size)
                     counts["quarantined"] += 1
                 else:
-                    reasons[item.reason] += 1
-                    counts["skipped"] += 1
+                    shards.add(row, size)
+                    counts["documents_out"] += 1
+                    counts["bytes_text"] += size
+    counts["skipped"] = reasons.total()
     return {**counts, "skipped_by_reason": dict(sorted(reasons.items()))}
 
 
@@ -217,7 +232,7 @@ def _items(source: Source, file: RawFile, limits: Limits):
     while True:
         try:
             item = next(items, None)
-        except HelperError:  # of this machine, not of the file
+        except (HelperError, StoreError):  # of this machine or the network, not of the file
             raise
         except Exception as error:  # whatever a raw file can provoke must not stop the run
             yield Problem(last, -1, f"reader failed after record {last}: {type(error).__name__}: {error}")
@@ -226,77 +241,5 @@ def _items(source: Source, file: RawFile, limits: Limits):
             break
         found, last = found + 1, getattr(item, "place", last)
         yield item
-    if not found:
+    if not found and not file.part:
         yield Problem("0", 0, "no records in the file")
-
-
-def _checked(kind: str, item: Item, limit: int) -> tuple[Item, int]:
-    """The item after the checks that all documents pass, and the bytes of its text."""
-    if not isinstance(item, Document):
-        return item, 0
-    parts = [item.text] if kind == "text" else _contents(item)
-    try:
-        size = sum(len(part.encode()) for part in parts)
-    except UnicodeEncodeError as error:
-        found = f"U+{ord(error.object[error.start]):04X} at character {error.start}"
-        sample = error.object[:SAMPLE].encode("utf-8", "backslashreplace")
-        return Problem(item.place, item.offset, f"not Unicode text: {error.reason}: {found}", sample), 0
-    if size > limit:
-        error = f"a document of {size} bytes, over the {limit} of max_document_bytes"
-        return Problem(item.place, item.offset, error, parts[0][:SAMPLE].encode()), 0
-    if not any(part.strip() for part in parts):
-        return Skipped("empty text"), 0
-    return item, size
-
-
-def _problem_row(source: Source, file: RawFile, item: Problem) -> dict[str, Any]:
-    return {
-        "source": source.name,
-        "origin": _origin(file, item),
-        "offset": item.offset,
-        "error": item.error[:2000].encode("utf-8", "backslashreplace").decode(),  # it may quote the record
-        "sample": _printable(item.sample),
-    }
-
-
-def _contents(item: Document) -> list[str]:
-    return [turn["content"] for turns in (item.messages, item.chosen, item.rejected) for turn in turns or ()]
-
-
-def _document_row(source: Source, file: RawFile, item: Document) -> dict[str, Any]:
-    if source.kind == "text":
-        content = item.text.encode()
-    elif source.kind == "chat":
-        content = messages_bytes(item.messages)
-    else:
-        content = messages_bytes(item.messages, item.chosen, item.rejected)
-    return {
-        "id": document_id(source.name, content),
-        "source": source.name,
-        "text": item.text,
-        "messages": item.messages,
-        "chosen": item.chosen,
-        "rejected": item.rejected,
-        "origin": _origin(file, item),
-        "created": item.created,
-        "metadata": _metadata(item.metadata),
-    }
-
-
-def _metadata(values: dict[str, Any]) -> str:
-    """A JSON object with sorted keys."""
-    try:
-        return orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
-    except TypeError:  # a lone surrogate or a number beyond 64 bits, which Python's writer takes
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
-
-
-def _origin(file: RawFile, item: Document | Problem) -> str:
-    """file#record@offset, the offset left out where it is unknown."""
-    return f"{file.relative}#{item.place}" + (f"@{item.offset}" if item.offset >= 0 else "")
-
-
-def _printable(sample: bytes) -> str:
-    text = sample[: 4 * SAMPLE].decode("utf-8", "backslashreplace")[:SAMPLE]
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escaped)[:SAMPLE]

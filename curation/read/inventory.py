@@ -13,6 +13,7 @@ from curation.executor import LocalExecutor
 from curation.files import file_hash, read_json, write_json
 from curation.read.python_environment import OWN, ROOTS, environment_root
 from curation.read.record import RawFile
+from curation.read.stores import RemotePath, is_remote, remote_files
 
 BIG = 8 << 20  # a file of this size is a unit of its own
 UNIT = 2 << 20  # bytes of small files in a unit, as long as there are not yet MANY
@@ -20,20 +21,27 @@ MANY = 16
 LARGE_UNIT = 256 << 20  # bytes of small files in a unit at most, on average
 _HIDDEN = re.compile(r"(?:.*/)?(?:\.|__pycache__/)")
 SETTLED = 2_000_000_000  # ns: a file changed this recently may change again within its time stamp
+SETTLED_REMOTE = 60_000_000_000  # whose clock is another, and may count whole seconds
 
 
 def find_files(
     root: str, include: tuple[str, ...], exclude: tuple[str, ...], default: tuple[str, ...] = ()
-) -> tuple[Path, list[Path]]:
-    """The root folder and the regular files below it that the globs select, sorted by path.
+) -> tuple[Path | str, list[Path | RemotePath]]:
+    """The root folder, or its URI, and the regular files below it that the globs select, sorted by path.
 
     `default` holds where `include` is empty. Hidden files and __pycache__ are left out, and so is this project
     itself from the Python environment. Raises ConfigError where the root is no folder, where a pattern of
     `include` matches no file, or where nothing is left.
     """
-    folder = environment_root(root) if root in ROOTS else Path(root).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"root '{root}': {folder} is no folder; check the path, or the variable it is made of")
+    if is_remote(root):
+        folder, below = root, {file.relative: file for file in remote_files(root)}
+    else:
+        folder = environment_root(root) if root in ROOTS else Path(root).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"root '{root}': {folder} is no folder; check the path, or the variable it is made of"
+            )
+        below = {}
     if root in ROOTS:
         exclude = (*exclude, *OWN)
     found: set[str] = set()
@@ -42,7 +50,10 @@ def find_files(
             raise ConfigError(
                 f"root '{root}': the pattern '{pattern}' leaves the root; patterns are relative to it"
             )
-        matches = [path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()]
+        if is_remote(root):
+            matches = list(filter(glob_pattern(pattern).match, below))
+        else:
+            matches = [path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()]
         if not matches and include:
             raise ConfigError(f"root '{root}': the pattern '{pattern}' matches no file in {folder}")
         found.update(matches)
@@ -50,7 +61,7 @@ def find_files(
     kept = sorted(path for path in found if not any(pattern.match(path) for pattern in out))
     if not kept:
         raise ConfigError(f"root '{root}': no file in {folder} is left of {len(found)} after 'exclude'")
-    return folder, [folder / path for path in kept]
+    return folder, [below[path] if is_remote(root) else folder / path for path in kept]
 
 
 def glob_pattern(pattern: str) -> re.Pattern:
@@ -62,7 +73,9 @@ def glob_pattern(pattern: str) -> re.Pattern:
     return re.compile(expression + r"\Z")
 
 
-def inventory(folder: Path, files: list[Path], cache: Path, executor: LocalExecutor) -> list[RawFile]:
+def inventory(
+    folder: Path | str, files: list[Path | RemotePath], cache: Path, executor: LocalExecutor
+) -> list[RawFile]:
     """Each file with its content hash, sorted by hash and relative path: the canonical order of a source.
 
     `cache` remembers hashes by path, size and time of change, so that a second look reads no file.
@@ -74,7 +87,7 @@ def inventory(folder: Path, files: list[Path], cache: Path, executor: LocalExecu
     for position, found in executor.map(file_hash, [(path,) for path in todo], "threads"):
         hashes[str(todo[position])] = found
     if todo:
-        settled = time.time_ns() - SETTLED
+        settled = time.time_ns() - (SETTLED_REMOTE if isinstance(folder, str) else SETTLED)
         fresh = {path: [*stamps[path], hashes[path]] for path in stamps if stamps[path][1] < settled}
         if fresh != known:
             write_json(cache, fresh)
@@ -82,15 +95,18 @@ def inventory(folder: Path, files: list[Path], cache: Path, executor: LocalExecu
     return sorted(raw, key=lambda file: (file.hash, file.relative))
 
 
-def _relative(folder: Path, path: Path) -> str:
+def _relative(folder: Path | str, path: Path | RemotePath) -> str:
     """A path as valid UTF-8, whatever bytes its name is made of."""
+    if isinstance(path, RemotePath):
+        return path.relative
     return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
 
 
 def units(files: list[RawFile]) -> dict[str, list[RawFile]]:
     """Units of work by name, files in canonical order. Names and division depend on contents alone.
 
-    Files of the same content share a unit. Small files go together by the leading bits of their hashes.
+    Files of the same content share a unit, and so does each part of them. Small files go together by the leading
+    bits of their hashes.
     """
     sizes = {file.hash: file.path.stat().st_size for file in files}
     total = sum(size for size in sizes.values() if size < BIG)
@@ -98,11 +114,15 @@ def units(files: list[RawFile]) -> dict[str, list[RawFile]]:
     bits = min(16, wanted.bit_length() - 1)
     groups: dict[str, list[RawFile]] = {}
     for file in files:
-        group = file.hash if sizes[file.hash] >= BIG else f"small-{int(file.hash[:4], 16) >> (16 - bits)}"
+        if file.part:
+            group = f"{file.hash}p{file.part.number:05d}"
+        else:
+            group = file.hash if sizes[file.hash] >= BIG else f"small-{int(file.hash[:4], 16) >> (16 - bits)}"
         groups.setdefault(group, []).append(file)
     named = {}
     for group in groups.values():
         hashes = sorted({file.hash for file in group})
         name = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-        named[name[:16]] = group
+        part = group[0].part
+        named[name[:16] + (f"p{part.number:05d}" if part else "")] = group
     return dict(sorted(named.items()))

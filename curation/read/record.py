@@ -9,17 +9,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curation.extractor import Extractor
+from curation.read.stores import RemotePath
 
 Message = dict[str, str]  # role, content
 SAMPLE = 200  # characters of a quarantined record that are kept
 
 
-class RawFile(NamedTuple):
-    """One input file. Only `origin` may depend on where it lies."""
+class Part(NamedTuple):
+    """A run of a big file's records: those that begin in the bytes [start, end), or those of these row groups."""
 
-    path: Path
+    number: int  # of the part, from 0
+    first: int  # number of its first record in the file
+    start: int
+    end: int
+
+
+class RawFile(NamedTuple):
+    """One input file, or a part of one. Only `origin` may depend on where it lies."""
+
+    path: Path | RemotePath
     relative: str  # to the source's root, with forward slashes
-    hash: str  # SHA-256 of its bytes
+    hash: str  # SHA-256 of the whole file's bytes
+    part: Part | None = None  # None: all of it
 
 
 class Limits(NamedTuple):
@@ -90,9 +101,9 @@ def assistant(content: str) -> Message:
 
 
 def string_at(row: Any, key: str) -> str:
-    """The string at a dotted key of a record. Raises BadRecordError if it is missing or of another type."""
+    """The string at a key of a record, as `value_at` finds it. Raises BadRecordError if it is none or missing."""
     value = value_at(row, key)
-    if not isinstance(value, str):
+    if type(value) is not str:
         raise BadRecordError(f"'{key}' is {kind_of(value)}, expected a string")
     return value
 
@@ -115,6 +126,9 @@ def list_at(row: Any, key: str) -> list[Any]:
 
 
 def value_at(row: Any, key: str) -> Any:
+    """The value at a key of a record; "page.body" is the `body` of `page`, unless that is itself a key."""
+    if type(row) is dict and key in row:
+        return row[key]
     value = row
     for part in key.split("."):
         if not isinstance(value, dict):
@@ -134,15 +148,16 @@ def kind_of(value: Any) -> str:
 
 def scalars(row: dict[str, Any], without: Iterable[str] = (), longest: int = 1000) -> dict[str, Any]:
     """The fields of a record that are worth keeping as metadata: scalars, and strings up to `longest`."""
-    out = set(without)
-    return {
-        key: value
-        for key, value in row.items()
-        if key not in out
-        and isinstance(value, str | int | float | bool)
-        and not (isinstance(value, float) and not math.isfinite(value))
-        and not (isinstance(value, str) and len(value) > longest)
-    }
+    kept = {}
+    for key, value in row.items():
+        kind = type(value)
+        if kind is str:
+            wanted = len(value) <= longest
+        else:
+            wanted = kind is int or kind is bool or (kind is float and math.isfinite(value))
+        if wanted and key not in without:
+            kept[key] = value
+    return kept
 
 
 def whole_file(file: RawFile, data: Iterator[bytes], limit: int) -> bytes:

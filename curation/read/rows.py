@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.read.record import BrokenFileError, Limits, Problem, RawFile
-from curation.read.streams import chunks, plain_name
+from curation.read.streams import RATIO_FROM, chunks, line_chunks, plain_name
 
 Container = Literal["auto", "jsonl", "json", "tsv", "csv", "parquet"]
 SUFFIX_CONTAINERS = {
@@ -25,6 +26,7 @@ SUFFIX_CONTAINERS = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+BATCH_ROWS = 256  # rows of a columnar file at once
 BOM = b"\xef\xbb\xbf"  # with which some programs begin UTF-8 files
 
 
@@ -47,9 +49,7 @@ def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str
     `container` "auto" goes by the suffix of the name (without .gz, .zst, .bz2 or .xz); what is not known is
     taken for JSON lines. `columns` names the fields of a TSV or CSV file; None takes them from its first line.
     """
-    if container == "auto":
-        name = plain_name(file.path.name)
-        container = next((kind for suffix, kind in SUFFIX_CONTAINERS.items() if name.endswith(suffix)), "jsonl")
+    container = container_of(file, container)
     if container == "parquet":
         return parquet_rows(file, limits)
     if container == "tsv":
@@ -59,43 +59,55 @@ def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str
     return array_rows(file, limits) if container == "json" else json_rows(file, limits)
 
 
+def container_of(file: RawFile, container: Container) -> Container:
+    """What "auto" stands for: what the name says, else JSON lines."""
+    if container != "auto":
+        return container
+    name = plain_name(file.path.name)
+    return next((kind for suffix, kind in SUFFIX_CONTAINERS.items() if name.endswith(suffix)), "jsonl")
+
+
 def lines(file: RawFile, limits: Limits) -> Iterator[tuple[int, int, bytes] | Problem]:
     """(number, offset, bytes without the line end) of each line; a Problem for one that is too long.
 
     A line over `limits.document_bytes` is passed over without being held. Where the file breaks, the whole lines
     before stand, and a last Problem tells of the rest.
     """
-    number, offset, held, held_size = 0, 0, [], 0
-    limit = limits.document_bytes
-
-    def finish(size: int) -> tuple[int, int, bytes] | Problem:
-        line = b"".join(held)
-        if size > limit:
-            return Problem(
-                str(number), offset, f"a line of {size} bytes, over the {limit} of max_document_bytes", line
-            )
-        return number, offset, line.removesuffix(b"\r")
-
+    number, offset, source = 0, 0, chunks(file.path, limits)
+    if file.part:
+        number = file.part.first
+        offset, source = line_chunks(file.path, file.part)
+    held: list[bytes] = []  # of the line under way
+    size, limit = 0, limits.document_bytes  # its bytes, and the most
+    shown = min(limit, 1000)  # bytes of a line that is too long, for the quarantine's sample
     try:
-        for chunk in chunks(file.path, limits):
-            start = 0
-            while (end := chunk.find(b"\n", start)) >= 0:
-                if held_size + end - start <= limit:
-                    held.append(chunk[start:end])
-                held_size += end - start
-                yield finish(held_size)
-                number, offset, held, held_size = number + 1, offset + held_size + 1, [], 0
-                start = end + 1
-            held_size += len(chunk) - start
-            if held_size <= limit:
-                held.append(chunk[start:])
-            elif held:
-                held = [b"".join(held)[:1000]]  # enough for the quarantine's sample
+        for chunk in source:
+            *whole, rest = chunk.split(b"\n")
+            for line in whole:
+                size += len(line)
+                if held:
+                    line = b"".join((*held, line)) if size <= limit else held[0]
+                    held = []
+                if size > limit:
+                    error = f"a line of {size} bytes, over the {limit} of max_document_bytes"
+                    yield Problem(str(number), offset, error, line[:shown])
+                else:
+                    yield number, offset, line[:-1] if line.endswith(b"\r") else line
+                number, offset, size = number + 1, offset + size + 1, 0
+            if rest:
+                size += len(rest)
+                held.append(rest)
+                if size > limit:
+                    held = [b"".join(held)[:shown]]
     except BrokenFileError as error:
         yield Problem(str(number), offset, f"{error}; the rest of the file is lost", b"".join(held)[:1000])
         return
-    if held_size:
-        yield finish(held_size)
+    if size > limit:
+        yield Problem(
+            str(number), offset, f"a line of {size} bytes, over the {limit} of max_document_bytes", held[0]
+        )
+    elif size:
+        yield number, offset, b"".join(held).removesuffix(b"\r")
 
 
 def json_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
@@ -304,21 +316,47 @@ def _open_quote(number: int, offset: int, record: bytes, how_far: str) -> Proble
     return Problem(str(number), offset, error, record[:1000])
 
 
-def parquet_rows(file: RawFile, limits: Limits, batch: int = 256) -> Iterator[Row | Problem]:
-    """The rows of a Parquet file, a few hundred at a time."""
+def parquet_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
+    """The rows of a Parquet file, a few hundred at a time: bounded, if its values are."""
     number = 0
     try:
-        with pq.ParquetFile(file.path) as parquet:
-            groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
-            size = sum(group.total_byte_size for group in groups)
+        with open_parquet(file) as parquet:
+            size = parquet_bytes(parquet)
             if size > limits.file_bytes:
                 yield Problem("0", -1, f"Parquet of {size} bytes, over the {limits.file_bytes} of max_file_bytes")
                 return
-            for table in parquet.iter_batches(batch_size=batch):
+            groups = list(range(parquet.num_row_groups))
+            if file.part:
+                number, groups = file.part.first, groups[file.part.start : file.part.end]
+            for table in bounded(parquet.iter_batches(BATCH_ROWS, groups), file, limits):
                 yield from _batch_rows(table, number)
                 number += len(table)
     except (pa.ArrowException, OSError, ValueError) as error:
         yield Problem(str(number), -1, f"Parquet: {error}; the rest of the file is lost")
+
+
+def open_parquet(file: RawFile) -> pq.ParquetFile:
+    return pq.ParquetFile(file.path if isinstance(file.path, Path) else file.path.open())
+
+
+def parquet_bytes(parquet: pq.ParquetFile) -> int:
+    """Bytes of all columns when decompressed, as the file itself says."""
+    return sum(parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups))
+
+
+def bounded(batches: Iterator[pa.RecordBatch], file: RawFile, limits: Limits) -> Iterator[pa.RecordBatch]:
+    """The batches, as long as they are not far more than the file can honestly hold.
+
+    A few kilobytes can stand for terabytes: a long value named once and repeated by reference. Raises ValueError.
+    """
+    size, seen = file.path.stat().st_size, 0
+    for batch in batches:
+        seen += batch.nbytes
+        if seen > RATIO_FROM and seen > size * limits.ratio:
+            raise ValueError(f"grows over {limits.ratio} times its size (max_ratio)")
+        if seen > limits.file_bytes:
+            raise ValueError(f"over {limits.file_bytes} bytes decompressed (max_file_bytes)")
+        yield batch
 
 
 def _batch_rows(table: pa.RecordBatch, first: int) -> Iterator[Row | Problem]:

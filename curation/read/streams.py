@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from curation.read.record import BrokenFileError, Limits
+from curation.read.record import BrokenFileError, Limits, Part
+from curation.read.stores import RemotePath
 
 COMPRESSED = 1 << 16  # bytes read at once
 CHUNK = 1 << 18  # most bytes delivered at once
@@ -20,7 +21,7 @@ MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5
 SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 
 
-def chunks(path: Path, limits: Limits) -> Iterator[bytes]:
+def chunks(path: Path | RemotePath, limits: Limits) -> Iterator[bytes]:
     """The decompressed bytes of a file, which is recognised by its first bytes and not by its name.
 
     Raises BrokenFileError when the data is corrupt or cut off (every byte before that has been delivered), or
@@ -37,9 +38,40 @@ def chunks(path: Path, limits: Limits) -> Iterator[bytes]:
         delivered = grown
 
 
-def compression(path: Path) -> str | None:
+def line_chunks(path: Path | RemotePath, part: Part) -> tuple[int, Iterator[bytes]]:
+    """The lines of a plain file that begin in the bytes [part.start, part.end): where the first of them begins,
+    and their bytes, to the end of the last.
+    """
+    begin = part.start and _line_begin(path, part.start)
+    return begin, _lines_between(path, begin, part.end)
+
+
+def _line_begin(path: Path | RemotePath, place: int) -> int:
+    """Where the first line begins that does so at `place` or after; the size of the file if none does."""
+    place -= 1  # a line that begins at `place` follows a line end
+    with path.open("rb") as file:
+        file.seek(place)
+        while chunk := file.read(CHUNK):
+            if (found := chunk.find(b"\n")) >= 0:
+                return place + found + 1
+            place += len(chunk)
+    return place
+
+
+def _lines_between(path: Path | RemotePath, begin: int, end: int) -> Iterator[bytes]:
+    if begin >= end:
+        return
+    end = _line_begin(path, end)
+    with path.open("rb") as file:
+        file.seek(begin)
+        while begin < end and (chunk := file.read(min(CHUNK, end - begin))):
+            begin += len(chunk)
+            yield chunk
+
+
+def compression(path: Path | RemotePath) -> str | None:
     """gzip, bzip2, xz, zstd or None, from the first bytes of a file."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         start = file.read(6)
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
 
@@ -50,9 +82,9 @@ def plain_name(name: str) -> str:
     return next((lower.removesuffix(suffix) for suffix in SUFFIXES if lower.endswith(suffix)), lower)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path | RemotePath) -> Iterator[bytes]:
     name = compression(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         if name == "zstd":
             yield from _zstd(file)
         elif name:

@@ -48,7 +48,7 @@ def _warc(file: RawFile, limits: Limits) -> Iterator[Item]:
     from fastwarc.warc import ArchiveIterator
 
     number, offset, size = 0, 0, 0
-    with open(file.path, "rb") as stream:
+    with file.path.open("rb") as stream:
         records = ArchiveIterator(stream, parse_http=True, auto_decode="none")
         while True:
             try:
