@@ -86,7 +86,7 @@ def lines(file: RawFile, limits: Limits) -> Iterator[tuple[int, int, bytes] | Pr
             for line in whole:
                 size += len(line)
                 if held:
-                    line = b"".join((*held, line)) if size <= limit else held[0]
+                    line = b"".join((*held, line))
                     held = []
                 if size > limit:
                     error = f"a line of {size} bytes, over the {limit} of max_document_bytes"
