@@ -32,6 +32,7 @@ def plain(line) -> tuple:
 
 def differences(folder, data: bytes, count: int, monkeypatch) -> list:
     """What is not the same when a file's lines are read in so many parts. Those over 100 bytes are refused."""
+    count = min(count, max(1, len(data)))
     path = folder / "lines.jsonl"
     path.write_bytes(data)
     file, limits = RawFile(path, path.name, ""), Limits(document_bytes=100)
