@@ -26,13 +26,8 @@ SHARES = {"web": 0.6, "code": 0.2, "papers": 0.2}  # of the bytes
 RUN = 4  # units at most that stay together
 EXACT, NEAR = 0.1, 0.1  # shares of the documents that repeat an earlier one
 FILES = 8  # of each kind
-UNIT = {
-    "web": re.compile(r"(?<=[.!?])\s+|\n+"),
-    "papers": re.compile(r"(?<=[.!?])\s+|\n+"),
-    "code": re.compile(r"\n\n+"),
-}
-JOIN = {"web": " ", "papers": " ", "code": "\n\n"}
-LINE = {"web": 3, "papers": 5, "code": 0}  # units of prose after which a line ends, about
+SENTENCE, BLOCK = re.compile(r"(?<=[.!?])\s+|\n+"), re.compile(r"\n\n+")
+SENTENCES_A_LINE = {"web": 3, "papers": 5}
 
 
 def data_folder() -> Path:
