@@ -25,6 +25,7 @@ from curation.config import Bytes, ConfigError, Share, Strict
 from curation.extractor import Extractor, HelperError
 from curation.files import atomic, json_hash
 from curation.read.admit import admitted
+from curation.read.dataset import Dataset
 from curation.read.inventory import find_files, inventory, units
 from curation.read.record import Limits, Problem, RawFile, Skipped
 from curation.read.registry import READERS, Reader
@@ -49,6 +50,7 @@ class Source(Strict):
     root: str  # a folder, or "python:stdlib" / "python:site-packages"
     include: tuple[str, ...] = ()  # globs relative to the root; empty: what the reader reads by default
     exclude: tuple[str, ...] = ()
+    dataset: Dataset | None = None  # the root is a Hugging Face dataset folder, instead of `include`
     options: dict[str, Any] = Field(default_factory=dict)  # of the reader
     profile: str = "plain"  # rule profile that decides over the measurements
     holdout: Share = Field(0.0, ge=0, le=1)  # share of documents kept out of every mix, for evaluation
@@ -72,6 +74,8 @@ class Source(Strict):
                 f"source '{self.name}': reader '{self.reader}' gives {reader.kind}, but kind is {self.kind}"
             )
         reader.options.model_validate(self.options)
+        if self.dataset and self.include:
+            raise ValueError(f"source '{self.name}': 'dataset' says which files are read; take 'include' out")
         return self
 
 
@@ -86,7 +90,7 @@ def ingest(ctx: Context, source: Source) -> StepOutput:
     Raises ConfigError if the root is no folder or an include pattern matches no file.
     """
     reader = READERS[source.reader]
-    folder, paths = find_files(source.root, source.include, source.exclude, reader.include)
+    folder, paths = find_files(source.root, source.include, source.exclude, reader.include, source.dataset)
     cache = (
         ctx.workspace
         / "cache"

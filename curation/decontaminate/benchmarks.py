@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Field
 from curation.config import Strict
 from curation.files import json_hash
 from curation.read.inventory import find_files, inventory
-from curation.read.record import BadRecordError, Limits, Problem, RawFile, kind_of, value_at
-from curation.read.rows import Container, Row, rows
+from curation.read.record import BadRecordError, Limits, Problem, RawFile, Row, kind_of, value_at
+from curation.read.rows import Container, rows
 from curation.steps import Context
 
 

@@ -18,6 +18,7 @@ from curation.read.record import (
     Message,
     Problem,
     RawFile,
+    Row,
     Skipped,
     SkipRecord,
     assistant,
@@ -29,7 +30,7 @@ from curation.read.record import (
     user,
     whole_file,
 )
-from curation.read.rows import Row, json_value
+from curation.read.rows import json_value
 from curation.read.shapes import RowOptions, shape_row, shaped
 from curation.read.streams import chunks
 

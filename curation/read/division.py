@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from curation.executor import LocalExecutor
+from curation.read.columnar import open_parquet, parquet_bytes
 from curation.read.record import Limits, Part, RawFile
-from curation.read.rows import Container, container_of, open_parquet, parquet_bytes
+from curation.read.rows import Container, container_of
 from curation.read.stores import RemotePath
 from curation.read.streams import CHUNK, compression
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from curation.config import ConfigError
 from curation.executor import LocalExecutor
 from curation.files import file_hash, read_json, write_json
+from curation.read.dataset import Dataset, dataset_files
 from curation.read.python_environment import OWN, ROOTS, environment_root
 from curation.read.record import RawFile
 from curation.read.stores import RemotePath, is_remote, remote_files
@@ -25,52 +26,69 @@ SETTLED_REMOTE = 60_000_000_000  # whose clock is another, and may count whole s
 
 
 def find_files(
-    root: str, include: tuple[str, ...], exclude: tuple[str, ...], default: tuple[str, ...] = ()
+    root: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    default: tuple[str, ...] = (),
+    dataset: Dataset | None = None,
 ) -> tuple[Path | str, list[Path | RemotePath]]:
     """The root folder, or its URI, and the regular files below it that the globs select, sorted by path.
 
-    `default` holds where `include` is empty. Hidden files and __pycache__ are left out, and so is this project
-    itself from the Python environment. Raises ConfigError where the root is no folder, where a pattern of
-    `include` matches no file, or where nothing is left.
+    `default` holds where `include` is empty; a `dataset` says itself which files are its own. Hidden files and
+    __pycache__ are left out, and so is this project itself from the Python environment. Raises ConfigError where
+    the root is no folder, where a pattern of `include` matches no file, or where nothing is left.
     """
-    if is_remote(root):
-        folder, below = root, {file.relative: file for file in remote_files(root)}
+    folder, below = _below(root, ("**/*",) if dataset else include or default)
+    if dataset:
+        names = sorted(filter(lambda name: not _HIDDEN.match(name), below))
+        found = set(dataset_files(names, lambda name: _bytes(below[name]), _matches, dataset))
     else:
-        folder = environment_root(root) if root in ROOTS else Path(root).expanduser()
-        if not folder.is_dir():
-            raise ConfigError(
-                f"root '{root}': {folder} is no folder; check the path, or the variable it is made of"
-            )
-        below = {}
-    if root in ROOTS:
-        exclude = (*exclude, *OWN)
-    found: set[str] = set()
-    for pattern in include or default:
+        found = set(below)
+        for pattern in include:
+            if not any(map(glob_pattern(pattern).match, below)):
+                raise ConfigError(f"root '{root}': the pattern '{pattern}' matches no file in {folder}")
+    out = [_HIDDEN, *map(glob_pattern, (*exclude, *OWN) if root in ROOTS else exclude)]
+    kept = sorted(path for path in found if not any(pattern.match(path) for pattern in out))
+    if not kept:
+        raise ConfigError(f"root '{root}': no file in {folder} is left of {len(found)} after 'exclude'")
+    return folder, [below[path] for path in kept]
+
+
+def _below(root: str, patterns: tuple[str, ...]) -> tuple[Path | str, dict[str, Path | RemotePath]]:
+    """The root and the files below it that a pattern matches, by their relative paths."""
+    for pattern in patterns:
         if pattern.startswith("/") or ".." in pattern.split("/"):
             raise ConfigError(
                 f"root '{root}': the pattern '{pattern}' leaves the root; patterns are relative to it"
             )
-        if is_remote(root):
-            matches = list(filter(glob_pattern(pattern).match, below))
-        else:
-            matches = [path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()]
-        if not matches and include:
-            raise ConfigError(f"root '{root}': the pattern '{pattern}' matches no file in {folder}")
-        found.update(matches)
-    out = [_HIDDEN, *map(glob_pattern, exclude)]
-    kept = sorted(path for path in found if not any(pattern.match(path) for pattern in out))
-    if not kept:
-        raise ConfigError(f"root '{root}': no file in {folder} is left of {len(found)} after 'exclude'")
-    return folder, [below[path] if is_remote(root) else folder / path for path in kept]
+    if is_remote(root):
+        wanted = list(map(glob_pattern, patterns))
+        files = remote_files(root)
+        return root, {file.relative: file for file in files if any(one.match(file.relative) for one in wanted)}
+    folder = environment_root(root) if root in ROOTS else Path(root).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"root '{root}': {folder} is no folder; check the path, or the variable it is made of")
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return folder, {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def _bytes(path: Path | RemotePath) -> bytes:
+    with path.open("rb") as file:
+        return file.read()
+
+
+def _matches(pattern: str, path: str) -> bool:
+    return bool(glob_pattern(pattern).match(path))
 
 
 def glob_pattern(pattern: str) -> re.Pattern:
     """A glob as a regular expression over relative paths: * and ? within a name, ** over any number of folders."""
     expression = ""
-    for part in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern):
+    for part in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern.removeprefix("./"), re.DOTALL):
         known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-        expression += known.get(part) or (part if part.startswith("[") and len(part) > 1 else re.escape(part))
-    return re.compile(expression + r"\Z")
+        chosen = part.replace("[!", "[^", 1) if part.startswith("[") and len(part) > 1 else re.escape(part)
+        expression += known.get(part) or chosen
+    return re.compile(expression + r"\Z", re.DOTALL)
 
 
 def inventory(

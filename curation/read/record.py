@@ -43,6 +43,16 @@ class Limits(NamedTuple):
 
 
 @dataclass(slots=True)
+class Row:
+    """A record as it lies in its file: its number from 0, its byte offset (-1 if unknown), its value."""
+
+    number: int
+    offset: int
+    value: Any
+    raw: bytes = b""
+
+
+@dataclass(slots=True)
 class Document:
     """A document of one of the kinds: `text`; `messages`; or `messages` (the prompt), `chosen`, `rejected`."""
 

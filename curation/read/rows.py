@@ -1,4 +1,4 @@
-"""Files of records: JSON lines, JSON arrays, TSV, CSV and Parquet, one bounded record at a time."""
+"""Files of records: JSON lines, JSON arrays, TSV, CSV, Parquet and Arrow, one bounded record at a time."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from curation.read.record import BrokenFileError, Limits, Problem, RawFile
-from curation.read.streams import RATIO_FROM, chunks, line_chunks, plain_name
+from curation.read.columnar import arrow_rows, parquet_rows
+from curation.read.record import BrokenFileError, Limits, Problem, RawFile, Row
+from curation.read.streams import chunks, line_chunks, plain_name
 
-Container = Literal["auto", "jsonl", "json", "tsv", "csv", "parquet"]
+Container = Literal["auto", "jsonl", "json", "tsv", "csv", "parquet", "arrow"]
 SUFFIX_CONTAINERS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -25,22 +22,14 @@ SUFFIX_CONTAINERS = {
     ".tsv": "tsv",
     ".csv": "csv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
 }
-BATCH_ROWS = 256  # rows of a columnar file at once
 BOM = b"\xef\xbb\xbf"  # with which some programs begin UTF-8 files
 
 
 _CSV_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^,]*))(,|\Z|)')
-
-
-@dataclass(slots=True)
-class Row:
-    """A record as it lies in its file: its number from 0, its byte offset (-1 if unknown), its value."""
-
-    number: int
-    offset: int
-    value: Any
-    raw: bytes = b""
 
 
 def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str, ...] | None = None):
@@ -52,6 +41,8 @@ def rows(file: RawFile, limits: Limits, container: Container, columns: tuple[str
     container = container_of(file, container)
     if container == "parquet":
         return parquet_rows(file, limits)
+    if container == "arrow":
+        return arrow_rows(file, limits)
     if container == "tsv":
         return tsv_rows(file, limits, columns)
     if container == "csv":
@@ -314,60 +305,3 @@ def _csv_fields(number: int, offset: int, record: bytes) -> list[str] | Problem:
 def _open_quote(number: int, offset: int, record: bytes, how_far: str) -> Problem:
     error = f"a quote is not closed in {len(record)} bytes, {how_far}; they are lost"
     return Problem(str(number), offset, error, record[:1000])
-
-
-def parquet_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
-    """The rows of a Parquet file, a few hundred at a time: bounded, if its values are."""
-    number = 0
-    try:
-        with open_parquet(file) as parquet:
-            size = parquet_bytes(parquet)
-            if size > limits.file_bytes:
-                yield Problem("0", -1, f"Parquet of {size} bytes, over the {limits.file_bytes} of max_file_bytes")
-                return
-            groups = list(range(parquet.num_row_groups))
-            if file.part:
-                number, groups = file.part.first, groups[file.part.start : file.part.end]
-            for table in bounded(parquet.iter_batches(BATCH_ROWS, groups), file, limits):
-                yield from _batch_rows(table, number)
-                number += len(table)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        yield Problem(str(number), -1, f"Parquet: {error}; the rest of the file is lost")
-
-
-def open_parquet(file: RawFile) -> pq.ParquetFile:
-    return pq.ParquetFile(file.path if isinstance(file.path, Path) else file.path.open())
-
-
-def parquet_bytes(parquet: pq.ParquetFile) -> int:
-    """Bytes of all columns when decompressed, as the file itself says."""
-    return sum(parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups))
-
-
-def bounded(batches: Iterator[pa.RecordBatch], file: RawFile, limits: Limits) -> Iterator[pa.RecordBatch]:
-    """The batches, as long as they are not far more than the file can honestly hold.
-
-    A few kilobytes can stand for terabytes: a long value named once and repeated by reference. Raises ValueError.
-    """
-    size, seen = file.path.stat().st_size, 0
-    for batch in batches:
-        seen += batch.nbytes
-        if seen > RATIO_FROM and seen > size * limits.ratio:
-            raise ValueError(f"grows over {limits.ratio} times its size (max_ratio)")
-        if seen > limits.file_bytes:
-            raise ValueError(f"over {limits.file_bytes} bytes decompressed (max_file_bytes)")
-        yield batch
-
-
-def _batch_rows(table: pa.RecordBatch, first: int) -> Iterator[Row | Problem]:
-    try:
-        values = table.to_pylist()
-    except UnicodeDecodeError:  # Parquet does not check that its strings are UTF-8
-        if len(table) > 1:
-            for place in range(len(table)):
-                yield from _batch_rows(table.slice(place, 1), first + place)
-            return
-        yield Problem(str(first), -1, "invalid UTF-8 in a string column")
-        return
-    for place, value in enumerate(values):
-        yield Row(first + place, -1, value)

@@ -14,6 +14,7 @@ from curation.read.record import (
     Limits,
     Problem,
     RawFile,
+    Row,
     Skipped,
     SkipRecord,
     kind_of,
@@ -21,7 +22,7 @@ from curation.read.record import (
     scalars,
     string_at,
 )
-from curation.read.rows import Container, Row, rows
+from curation.read.rows import Container, rows
 
 _ISO_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?)?)?", re.ASCII)
 Shape = Callable[[dict[str, Any], Any], Document | Iterable[Document]]

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.read import rows as rows_module
-from curation.read.record import Limits, Problem, RawFile
-from curation.read.rows import Row, array_rows, json_rows, lines, parquet_rows, rows, tsv_rows
+from curation.read.columnar import parquet_rows
+from curation.read.record import Limits, Problem, RawFile, Row
+from curation.read.rows import array_rows, json_rows, lines, rows, tsv_rows
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),
