@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from curation.measure.code.group import GROUP as CODE
+from curation.measure.entropy import GROUP as ENTROPY
 from curation.measure.group import Group
 from curation.measure.madlad import GROUP as MADLAD
+from curation.measure.url import GROUP as URL
 
-GROUPS: dict[str, Group] = {group.name: group for group in (CODE, MADLAD)}
+GROUPS: dict[str, Group] = {group.name: group for group in (CODE, ENTROPY, MADLAD, URL)}
 
 
 def chosen(names: Iterable[str] | None) -> list[Group]:

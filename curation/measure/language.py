@@ -25,6 +25,7 @@ class Language(Strict):
     """How languages are found. `model` is a fastText model file; without it the lid.176.ftz that is installed."""
 
     prefix: Annotated[int, Field(ge=1)] = 2000  # characters of a text that are looked at
+    paragraphs: bool = False  # the language of each paragraph as well: curation.measure.paragraphs
     # A path says nothing about results: the hash of the file it leads to is an input of the step instead.
     model: Annotated[Path | None, Field(exclude=True)] = None
 

@@ -19,14 +19,20 @@ import xxhash
 from pydantic import BeforeValidator, Field, field_validator
 
 from curation.config import Bytes, Strict
-from curation.dedup.minhash import Scheme, SchemeField, signatures
+from curation.dedup.minhash import signatures
+from curation.dedup.scheme import Scheme, SchemeField
 from curation.edits import EDITS, edits_path, span_table
 from curation.files import atomic, file_hash, write_parquet
 from curation.measure.columns import schema, text_columns
+from curation.measure.configured import configured
 from curation.measure.editors import Edited, edit_texts
+from curation.measure.group import Group
 from curation.measure.groups import chosen
 from curation.measure.language import Language, LanguageIdentifier, language_model
+from curation.measure.paragraphs import COLUMNS as PARAGRAPH_COLUMNS
+from curation.measure.paragraphs import paragraph_languages
 from curation.measure.render import prompt_text
+from curation.measure.url import UrlLists
 from curation.measure.utf8 import text_buffers
 from curation.steps import Context, StepOutput, step
 
@@ -47,7 +53,8 @@ def _off(value: Any) -> Any:
 class Measure(Strict):
     """What is measured. `minhash` and `language` can be `off`; their columns are null then.
 
-    `groups` names groups of `curation.measure.groups`; without it all of them are taken.
+    `groups` names groups of `curation.measure.groups`; without it all of them are taken. `functions` are
+    measurements of the user's own, FILE.py:FUNCTION: see `curation.measure.own`.
     """
 
     minhash: Annotated[
@@ -58,6 +65,9 @@ class Measure(Strict):
     ] = Language()
     gzip_prefix_bytes: Bytes = 1 << 16  # gzip is the slowest measurement: only so much of a text; 0 for none
     groups: Annotated[tuple[str, ...] | None, Field(validate_default=True)] = None
+    url_lists: UrlLists = UrlLists()
+    # A path says nothing about results: the hashes of the files are inputs of the step instead.
+    functions: Annotated[tuple[str, ...], Field(exclude=True)] = ()
 
     @field_validator("groups")
     @classmethod
@@ -66,18 +76,23 @@ class Measure(Strict):
 
 
 def measure(
-    context: Context, pool: StepOutput, config: Measure | None = None, edits: tuple[str, ...] = ()
+    context: Context,
+    pool: StepOutput,
+    config: Measure | None = None,
+    edits: tuple[str, ...] = (),
+    folder: Path = Path(),
 ) -> StepOutput:
     """Measure every document of the pool `ingest/<source>`; the step `measure/<source>`.
 
     Writes `shards/<shard>.parquet` with the columns of `curation.measure.columns.schema`, the same rows in the
     same order as the pool's. With `edits`, names of `curation.measure.editors`, it finds their spans as well and
     writes them beside (`curation.edits.edits_path`): hashes, MinHash, language, gzip ratio, `bytes` and the groups
-    that say so are then of the edited text, the other columns of the text as it was read. Raises ConfigError if a
-    language model is needed and missing.
+    that say so are then of the edited text, the other columns of the text as it was read. The paths of lists and
+    functions are relative to `folder`. Raises ConfigError if a language model or one of their files is missing.
     """
     config = config or Measure()
-    inputs = {"pool": pool.content}
+    groups, hashes = configured(config, folder, schema(0).names)
+    inputs = {"pool": pool.content, **hashes}
     model = None
     if config.language:
         model = language_model(config.language.model)
@@ -89,7 +104,7 @@ def measure(
     def work(build) -> None:
         shards = pool.shards()
         threads = max(1, context.executor.workers // max(1, len(shards)))
-        units = {shard.stem: (str(shard), pool.source, config, edits, model, threads) for shard in shards}
+        units = {shard.stem: (str(shard), pool.source, config, groups, edits, model, threads) for shard in shards}
         results = build.map(measure_shard, units, "threads").values()
         documents = sum(result["documents"] for result in results)
         build.counts = {"documents_in": documents, "documents_out": documents}
@@ -105,6 +120,7 @@ def measure_shard(
     shard: str,
     source: str,
     config: Measure,
+    groups: list[Group],
     edits: tuple[str, ...],
     model: Path | None,
     threads: int,
@@ -112,13 +128,13 @@ def measure_shard(
     """Measure one shard into `folder/shards/<key>.parquet`; returns how many documents, bytes and words it has."""
     identifier = LanguageIdentifier(model, config.language.prefix) if config.language else None
     totals = {"documents": 0, "bytes": 0, "words": 0}
-    columns = measured_schema(config)
+    columns = measured_schema(config, groups)
     spans = [EDITS.empty_table()]
 
     def measured() -> Iterator[pa.Table]:
         def work(batch: pa.Table) -> tuple[pa.Table, pa.ListArray]:
             edited = edit_texts(batch, edits)
-            return measure_table(batch, config, identifier, edited), edited.spans
+            return measure_table(batch, config, identifier, edited, groups), edited.spans
 
         for table, found in in_order(work, batches(shard), threads):
             if edits:
@@ -139,12 +155,18 @@ def measure_shard(
 
 
 def measure_table(
-    documents: pa.Table, config: Measure, identifier: LanguageIdentifier | None, edited: Edited | None = None
+    documents: pa.Table,
+    config: Measure,
+    identifier: LanguageIdentifier | None,
+    edited: Edited | None = None,
+    groups: list[Group] | None = None,
 ) -> pa.Table:
     """The measurements of DOCUMENT rows, with the columns of `measured_schema`. A row depends on no other row.
 
-    `edited` is what the edits of their profile make of them, nothing if it is not given.
+    `edited` is what the edits of their profile make of them, nothing if it is not given; `groups` those of the
+    configuration with its lists and functions, without them if it is not given.
     """
+    groups = chosen(config.groups) if groups is None else groups
     edited = edited or edit_texts(documents)
     texts = edited.before
     after = documents if edited.after is texts else _with_texts(documents, edited.after)
@@ -164,6 +186,8 @@ def measure_table(
     if identifier:
         columns["language"], scores = identifier.identify(edited.after)
         columns["language_score"] = pa.array(scores, from_pandas=True)
+        if config.language.paragraphs:
+            columns.update(paragraph_languages(edited.after, columns["language"], identifier))
     if config.minhash:
         rows, has_signature = signatures(edited.after, config.minhash)
         columns["minhash"] = pa.FixedSizeListArray.from_arrays(
@@ -173,9 +197,9 @@ def measure_table(
         words = columns["words"].to_numpy()
         share = edited.removed_words / np.maximum(words, 1)
         columns["line_edit_word_share"] = pa.array(share, mask=words == 0)
-    for group in chosen(config.groups):
+    for group in groups:
         columns.update(group.measure(after, edited.after) if group.edited else group.measure(documents, texts))
-    return pa.table(columns, schema=measured_schema(config))
+    return pa.table(columns, schema=measured_schema(config, groups))
 
 
 def _with_texts(documents: pa.Table, texts: pa.LargeStringArray) -> pa.Table:
@@ -185,9 +209,12 @@ def _with_texts(documents: pa.Table, texts: pa.LargeStringArray) -> pa.Table:
     return documents.set_column(place, "text", of_text)
 
 
-def measured_schema(config: Measure) -> pa.Schema:
-    """The schema of the measurement files that a configuration gives."""
-    return schema(config.minhash.permutations if config.minhash else 0, chosen(config.groups))
+def measured_schema(config: Measure, groups: list[Group] | None = None) -> pa.Schema:
+    """The schema of the measurement files that a configuration gives; `groups` as for `measure_table`."""
+    groups = chosen(config.groups) if groups is None else groups
+    fields = schema(config.minhash.permutations if config.minhash else 0, groups)
+    paragraphs = PARAGRAPH_COLUMNS if config.language and config.language.paragraphs else {}
+    return pa.schema([*fields, *paragraphs.items()])
 
 
 def _hashes(texts: pa.LargeStringArray) -> pa.StringArray:
