@@ -19,8 +19,7 @@ import xxhash
 from pydantic import BeforeValidator, Field, field_validator
 
 from curation.config import Bytes, Strict
-from curation.dedup.minhash import signatures
-from curation.dedup.scheme import Scheme, SchemeField
+from curation.dedup.minhash import Scheme, SchemeField, signatures
 from curation.edits import EDITS, edits_path, span_table
 from curation.files import atomic, file_hash, write_parquet
 from curation.measure.columns import schema, text_columns
