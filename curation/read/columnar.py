@@ -56,7 +56,6 @@ def arrow_rows(file: RawFile, limits: Limits) -> Iterator[Row | Problem]:
             _check_bodies(source, 8 if in_file else 0, file, limits)
             source.seek(0)
             for batch in bounded(_arrow_batches(source, in_file), file, limits):
-                batch.validate()
                 for start in range(0, len(batch), BATCH_ROWS):
                     part = batch.slice(start, BATCH_ROWS)
                     yield from _sound_rows(part, number)
@@ -88,12 +87,15 @@ def _arrow_file(file: RawFile) -> Iterator[pa.NativeFile]:
 
 
 def _arrow_batches(source: pa.NativeFile, in_file: bool) -> Iterator[pa.RecordBatch]:
-    if not in_file:
-        yield from pa.ipc.open_stream(source)
-        return
-    reader = pa.ipc.open_file(source)
-    for number in range(reader.num_record_batches):
-        yield reader.get_batch(number)
+    """The batches, of whose buffers nothing but their sizes is checked. Raises ArrowInvalid."""
+    if in_file:
+        reader = pa.ipc.open_file(source)
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        batches = iter(pa.ipc.open_stream(source))
+    for batch in batches:
+        batch.validate()  # before its bytes are counted, for which pyarrow follows its offsets
+        yield batch
 
 
 def _check_bodies(source: pa.NativeFile, start: int, file: RawFile, limits: Limits) -> None:

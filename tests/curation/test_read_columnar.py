@@ -54,7 +54,7 @@ def test_a_cut_arrow_file_gives_a_prefix_and_a_problem(tmp_path, share, form):
         assert len(found) >= 300
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     place=st.floats(0, 0.999), junk=st.binary(min_size=1, max_size=40), form=st.sampled_from(["file", "stream"])
 )
