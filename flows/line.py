@@ -18,10 +18,14 @@ from curation.classify.train import train_classifier, trained
 from curation.decontaminate.station import decontaminate
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
+from curation.dedup.lines import dedup_lines
+from curation.dedup.substring import dedup_substring
+from curation.edits import edit_pool
 from curation.encoder import limit_threads
 from curation.heldout import heldout
 from curation.ingest import Source, ingest
 from curation.materialise import materialise
+from curation.measure.remeasure import remeasure
 from curation.measure.station import measure
 from curation.mix.build import mix
 from curation.mix.recipe import Recipe
@@ -91,6 +95,7 @@ class Line:
             self._synthesise(synthesis)
             self._measure_and_decide([synthesis])
         self._deduplicate()
+        self._trim()
         self._decontaminate()
         self._count_and_score()
 
@@ -142,6 +147,34 @@ class Line:
                 lambda: decontaminate(self.context, self.pools, self.measured, before, settings),
             )
             self.ledgers = [*before, found]
+    def _trim(self) -> None:
+        """Cut lines, then substrings, that are repeated: later stations read the trimmed pools."""
+        settings = self.pipeline.dedup
+        if settings.lines is not None:
+            self._cut("dedup-lines", dedup_lines, settings.lines.sources, "trim-lines")
+        if settings.substring is not None:
+            self._cut("dedup-substring", dedup_substring, settings.substring.sources, "trim")
+
+    def _cut(self, name: str, find: Callable[..., StepOutput], names: tuple[str, ...], station: str) -> None:
+        """Find what is repeated in these sources of text, or all; write their pools without it; measure anew."""
+        context, ledgers = self.context, self.ledgers
+        sources = [one for one in self.pipeline.all_sources if one.kind == "text"]
+        sources = [one for one in sources if one.name in names or not names]
+        pools = {one.name: self.pools[one.name] for one in sources}
+        measured = {one.name: self.measured[one.name] for one in sources}
+        found = self.stage(name, lambda: find(context, pools, measured, ledgers, self.pipeline.dedup))
+        self.ledgers = [*ledgers, found]
+        self.pools |= self._each_source(
+            station, lambda one: edit_pool(context, f"{station}/{one}", pools[one], found), sources
+        )
+        self.measured |= self._each_source(
+            f"{station}-measure",
+            lambda one: remeasure(
+                context, f"{station}-measure/{one}", self.pools[one], measured[one], found, self.pipeline.measure
+            ),
+            sources,
+        )
+
 
     def _count_and_score(self) -> None:
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers

@@ -68,6 +68,13 @@ class Pipeline(Strict):
         unknown = sorted(set(self.decontaminate.by_source) - set(names)) if self.decontaminate else []
         if unknown:
             raise ValueError(f"decontaminate.by_source: no source '{unknown[0]}' among {', '.join(names)}")
+        texts = [source.name for source in self.all_sources if source.kind == "text"]
+        for station in ("lines", "substring"):
+            settings = getattr(self.dedup, station)
+            if unknown := [name for name in (settings.sources if settings else ()) if name not in texts]:
+                raise ValueError(
+                    f"dedup.{station}.sources: no source '{unknown[0]}' of kind text among {', '.join(texts)}"
+                )
         self._classifiers_resolve(names)
         if taken := [name for name in self.mixes if name.startswith("heldout")]:
             raise ValueError(f"mixes: '{taken[0]}' is a name of the held-out sets; choose another")
