@@ -33,6 +33,9 @@ from curation.measure.paragraphs import paragraph_languages
 from curation.measure.render import prompt_text
 from curation.measure.url import UrlLists
 from curation.measure.utf8 import text_buffers
+from curation.rules.profile import Profile
+from curation.rules.short_circuit import RECORDED, early, passing, spread
+from curation.rules.short_circuit import literals as early_literals
 from curation.steps import Context, StepOutput, step
 
 VERSION = 3
@@ -67,6 +70,7 @@ class Measure(Strict):
     url_lists: UrlLists = UrlLists()
     # A path says nothing about results: the hashes of the files are inputs of the step instead.
     functions: Annotated[tuple[str, ...], Field(exclude=True)] = ()
+    short_circuit: Annotated[bool, Field(exclude=True)] = False  # see `curation.rules.short_circuit`
 
     @field_validator("groups")
     @classmethod
@@ -80,6 +84,7 @@ def measure(
     config: Measure | None = None,
     edits: tuple[str, ...] = (),
     folder: Path = Path(),
+    profile: Profile | None = None,
 ) -> StepOutput:
     """Measure every document of the pool `ingest/<source>`; the step `measure/<source>`.
 
@@ -87,15 +92,17 @@ def measure(
     same order as the pool's. With `edits`, names of `curation.measure.editors`, it finds their spans as well and
     writes them beside (`curation.edits.edits_path`): hashes, MinHash, language, gzip ratio, `bytes` and the groups
     that say so are then of the edited text, the other columns of the text as it was read. The paths of lists and
-    functions are relative to `folder`. Raises ConfigError if a language model or one of their files is missing.
+    functions are relative to `folder`; `profile` is what a short circuit goes by, and without one there is none.
+    Raises ConfigError if a language model or one of their files is missing.
     """
     config = config or Measure()
-    groups, hashes = configured(config, folder, schema(0).names)
+    groups, hashes = configured(config, folder, measured_schema(config, []).names)
     inputs = {"pool": pool.content, **hashes}
     model = None
     if config.language:
         model = language_model(config.language.model)
         inputs["language_model"] = file_hash(model)
+    rules = early(profile) if config.short_circuit and profile else None
     libraries = {"unicode": unicodedata.unidata_version}  # what the results depend on besides this code
     if config.gzip_prefix_bytes:
         libraries["zlib"] = zlib.ZLIB_RUNTIME_VERSION
@@ -103,13 +110,16 @@ def measure(
     def work(build) -> None:
         shards = pool.shards()
         threads = max(1, context.executor.workers // max(1, len(shards)))
-        units = {shard.stem: (str(shard), pool.source, config, groups, edits, model, threads) for shard in shards}
+        units = {
+            shard.stem: (str(shard), pool.source, config, groups, edits, model, rules, threads) for shard in shards
+        }
         results = build.map(measure_shard, units, "threads").values()
         documents = sum(result["documents"] for result in results)
         build.counts = {"documents_in": documents, "documents_out": documents}
         build.counts |= {name: sum(result[name] for result in results) for name in ("bytes", "words")}
 
     literals = {**config.model_dump(mode="json"), "edits": list(edits), "libraries": libraries}
+    literals[RECORDED] = early_literals(profile) if rules else None
     return step(context, f"measure/{pool.source}", VERSION, literals, inputs, work)
 
 
@@ -122,6 +132,7 @@ def measure_shard(
     groups: list[Group],
     edits: tuple[str, ...],
     model: Path | None,
+    rules: Profile | None,
     threads: int,
 ) -> dict[str, int]:
     """Measure one shard into `folder/shards/<key>.parquet`; returns how many documents, bytes and words it has."""
@@ -133,7 +144,7 @@ def measure_shard(
     def measured() -> Iterator[pa.Table]:
         def work(batch: pa.Table) -> tuple[pa.Table, pa.ListArray]:
             edited = edit_texts(batch, edits)
-            return measure_table(batch, config, identifier, edited, groups), edited.spans
+            return measure_table(batch, config, identifier, edited, groups, rules), edited.spans
 
         for table, found in in_order(work, batches(shard), threads):
             if edits:
@@ -159,46 +170,69 @@ def measure_table(
     identifier: LanguageIdentifier | None,
     edited: Edited | None = None,
     groups: list[Group] | None = None,
+    rules: Profile | None = None,
 ) -> pa.Table:
     """The measurements of DOCUMENT rows, with the columns of `measured_schema`. A row depends on no other row.
 
     `edited` is what the edits of their profile make of them, nothing if it is not given; `groups` those of the
-    configuration with its lists and functions, without them if it is not given.
+    configuration with its lists and functions, without them if it is not given. What fails one of `rules`, those
+    of a short circuit, is null in the columns of `_further`.
     """
     groups = chosen(config.groups) if groups is None else groups
     edited = edited or edit_texts(documents)
-    texts = edited.before
-    after = documents if edited.after is texts else _with_texts(documents, edited.after)
-    missing = pa.nulls(len(texts))
+    texts = edited.before, edited.after
+    after = documents if edited.after is edited.before else _with_texts(documents, edited.after)
     columns: dict[str, pa.Array] = {
         "id": documents["id"],
         "content_hash": _hashes(edited.after),
         "group_hash": _hashes(prompt_text(after)),
-        **text_columns(texts),
+        **text_columns(edited.before),
         "bytes": pc.binary_length(edited.after).cast(pa.uint64()),
-        "gzip_ratio": _gzip_ratios(edited.after, config.gzip_prefix_bytes),
-        "language": missing.cast(pa.string()),
-        "language_score": missing.cast(pa.float64()),
-        "minhash": missing,
-        "line_edit_word_share": missing.cast(pa.float64()),
+        "line_edit_word_share": pa.nulls(len(documents), pa.float64()),
     }
-    if identifier:
-        columns["language"], scores = identifier.identify(edited.after)
-        columns["language_score"] = pa.array(scores, from_pandas=True)
-        if config.language.paragraphs:
-            columns.update(paragraph_languages(edited.after, columns["language"], identifier))
-    if config.minhash:
-        rows, has_signature = signatures(edited.after, config.minhash)
-        columns["minhash"] = pa.FixedSizeListArray.from_arrays(
-            pa.array(rows.ravel()), config.minhash.permutations, mask=pa.array(~has_signature)
-        )
     if edited.removed_words is not None:
         words = columns["words"].to_numpy()
         share = edited.removed_words / np.maximum(words, 1)
         columns["line_edit_word_share"] = pa.array(share, mask=words == 0)
-    for group in groups:
-        columns.update(group.measure(after, edited.after) if group.edited else group.measure(documents, texts))
+    if rules is None:
+        columns |= _further((documents, after), texts, config, identifier, groups)
+    else:
+        rows = passing(rules, columns)
+        some = pa.array(rows)
+        tables, texts = (documents.take(some), after.take(some)), tuple(text.take(some) for text in texts)
+        columns |= spread(_further(tables, texts, config, identifier, groups), rows, len(documents))
     return pa.table(columns, schema=measured_schema(config, groups))
+
+
+def _further(
+    documents: tuple[pa.Table, pa.Table],
+    texts: tuple[pa.LargeStringArray, pa.LargeStringArray],
+    config: Measure,
+    identifier: LanguageIdentifier | None,
+    groups: list[Group],
+) -> dict[str, pa.Array]:
+    """All columns beyond hashes and text statistics, of documents and their texts before and after the edits."""
+    after = texts[True]
+    missing = pa.nulls(len(after))
+    columns: dict[str, pa.Array] = {
+        "gzip_ratio": _gzip_ratios(after, config.gzip_prefix_bytes),
+        "language": missing.cast(pa.string()),
+        "language_score": missing.cast(pa.float64()),
+        "minhash": missing,
+    }
+    if identifier:
+        columns["language"], scores = identifier.identify(after)
+        columns["language_score"] = pa.array(scores, from_pandas=True)
+        if config.language.paragraphs:
+            columns.update(paragraph_languages(after, columns["language"], identifier))
+    if config.minhash:
+        rows, has_signature = signatures(after, config.minhash)
+        columns["minhash"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(rows.ravel()), config.minhash.permutations, mask=pa.array(~has_signature)
+        )
+    for group in groups:
+        columns.update(group.measure(documents[group.edited], texts[group.edited]))
+    return columns
 
 
 def _with_texts(documents: pa.Table, texts: pa.LargeStringArray) -> pa.Table:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from curation.files import write_parquet
 from curation.ledger import write_ledger
 from curation.rules.profile import Profile, decisions, failures
+from curation.rules.short_circuit import require_whole, was_short
 from curation.steps import Context, StepOutput, step
 
 VERSION = 1
@@ -24,12 +25,16 @@ def decide(context: Context, measured: StepOutput, profile: Profile) -> StepOutp
     Writes the ledger (stage "rules", the first failing rule) and, since that one hides the others,
     `failures/<shard>.parquet` with all the rules that each dropped document fails. Counts `dropped` (by first
     rule), `failing` (by rule, whichever is first) and `failing_alone` (documents that this rule alone drops).
-    Raises ConfigError for a rule that names no measurement.
+    After a short circuit a document has one reason, so that `failing` is `dropped` and `failing_alone` is empty.
+    Raises ConfigError for a rule that names no measurement, and for a pool that a short circuit for another
+    profile has left without it.
     """
     source = measured.source
+    require_whole(profile, measured)
+    short = was_short(measured)
 
     def work(build) -> None:
-        units = {shard.stem: (str(shard), source, profile) for shard in measured.shards()}
+        units = {shard.stem: (str(shard), source, profile, short) for shard in measured.shards()}
         results = list(build.map(decide_shard, units, "threads").values())
         build.counts = {
             name: sum(result[name] for result in results) for name in ("documents_in", "documents_out")
@@ -39,17 +44,23 @@ def decide(context: Context, measured: StepOutput, profile: Profile) -> StepOutp
                 rule.name: sum(result[name][place] for result in results)
                 for place, rule in enumerate(profile.rules)
             }
+        if short:
+            build.counts["failing_alone"] = {}
 
     return step(context, f"rules/{source}", VERSION, profile, {"measured": measured.content}, work)
 
 
-def decide_shard(folder: Path, key: str, shard: str, source: str, profile: Profile) -> dict[str, int | list[int]]:
+def decide_shard(
+    folder: Path, key: str, shard: str, source: str, profile: Profile, short: bool
+) -> dict[str, int | list[int]]:
     """Decide on one shard; returns the counts, those by rule in the profile's order."""
     present = set(pq.read_schema(shard).names)
     wanted = [name for name in profile.measurements if name in present]  # `failures` names the one that is not
     table = pq.read_table(shard, columns=list(dict.fromkeys(["id", *wanted])), use_threads=False)
     ids = table["id"].combine_chunks()
     failed = failures(profile, table)
+    if short:  # of the rules that a document fails only the first is known to be one
+        failed &= np.cumsum(failed, axis=1) == 1
     keep, rule, value, threshold = decisions(profile, table, failed)
     write_ledger(
         folder,
