@@ -127,7 +127,8 @@ def edit_pool(context: Context, name: str, pool: StepOutput, spans: StepOutput) 
             build.counts[kind] = dict(sorted(by_rule.items()))
 
     inputs = {"pool": pool.content, "spans": json_hash(files)}
-    return step(context, name, VERSION, {}, inputs, work)
+    # Who found them is told for `why`, which looks for the spans there.
+    return step(context, name, VERSION, {"found_by": spans.name}, inputs, work)
 
 
 def edit_shard(folder: Path, key: str, shard: str, spans: str) -> dict[str, Any]:

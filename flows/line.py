@@ -117,15 +117,26 @@ class Line:
         )
 
     def _measure_and_decide(self, sources: Sequence[Source | Synthesis]) -> None:
+        """Measure, decide by the profiles, make the edits that they name: later stations read the edited pools."""
         context, pipeline = self.context, self.pipeline
         what = pipeline.measure.model_copy(update={"minhash": pipeline.dedup.scheme})
-        self.measured |= self._each_source(
-            "measure", lambda name: measure(context, self.pools[name], what), sources
-        )
         profiles = load_profiles(pipeline, self.folder)
+        self.measured |= self._each_source(
+            "measure",
+            lambda name: measure(
+                context, self.pools[name], what, profiles[name].edits, self.folder, profiles[name]
+            ),
+            sources,
+        )
         self.decided |= self._each_source(
             "rules", lambda name: decide(context, self.measured[name], profiles[name]), sources
         )
+        if edited := [source for source in sources if source.kind == "text" and profiles[source.name].edits]:
+            self.pools |= self._each_source(
+                "edit",
+                lambda name: edit_pool(context, f"edit/{name}", self.pools[name], self.measured[name]),
+                edited,
+            )
 
     def _deduplicate(self) -> None:
         context, settings = self.context, self.pipeline.dedup
@@ -138,15 +149,6 @@ class Line:
         )
         self.ledgers = [*before, fuzzy]
 
-    def _decontaminate(self) -> None:
-        settings = self.pipeline.decontaminate
-        if settings is not None:
-            before = self.ledgers
-            found = self.stage(
-                "decontaminate",
-                lambda: decontaminate(self.context, self.pools, self.measured, before, settings),
-            )
-            self.ledgers = [*before, found]
     def _trim(self) -> None:
         """Cut lines, then substrings, that are repeated: later stations read the trimmed pools."""
         settings = self.pipeline.dedup
@@ -175,6 +177,15 @@ class Line:
             sources,
         )
 
+    def _decontaminate(self) -> None:
+        settings = self.pipeline.decontaminate
+        if settings is not None:
+            before = self.ledgers
+            found = self.stage(
+                "decontaminate",
+                lambda: decontaminate(self.context, self.pools, self.measured, before, settings),
+            )
+            self.ledgers = [*before, found]
 
     def _count_and_score(self) -> None:
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers

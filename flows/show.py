@@ -19,7 +19,7 @@ from curation.mix.manifest import Manifest, load_manifest
 from curation.steps import StepOutput
 from flows.report import human
 from flows.report.mixes import joined
-from flows.report.reading import Place, documents, readable
+from flows.report.reading import Place, documents, final_pools, readable
 from flows.run import Run
 
 TOKENS_SHOWN = 240
@@ -123,7 +123,7 @@ def _runs(tokenizer, tokens: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
 
 
 def _texts(run: Run, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = documents(run.steps("ingest/"), [_place(row) for row in rows])
+    found = documents(final_pools(run), [_place(row) for row in rows])
     shown = []
     for row in rows:
         document = found.get(_place(row), {})

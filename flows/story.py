@@ -15,6 +15,7 @@ from curation.steps import StepOutput
 from flows.report import human
 from flows.report.contamination import STEP as CONTAMINATION
 from flows.report.contamination import matches_at
+from flows.report.edits import edits_at
 from flows.report.lineage import ancestors, checkpoints
 from flows.report.reading import (
     Place,
@@ -133,6 +134,7 @@ def _occurrence(facts: _Facts, identity: str, place: Place) -> dict[str, Any]:
         "metadata": _metadata(document["metadata"]),
         "characters": len(text),
         "excerpt": human.excerpt(text, EXCERPT),
+        "edits": edits_at(run, place),
         "measurements": measured,
         "decisions": decisions,
         "tokens": tokens,

@@ -50,6 +50,8 @@ def _print_origin(occurrence: dict[str, Any], console: Console) -> None:
         grid.add_row("metadata", Text(human.excerpt(json.dumps(occurrence["metadata"], ensure_ascii=False), 300)))
     tokens = occurrence["tokens"].get("tokens")
     length = f"{occurrence['characters']:,} characters"
+    for edit in occurrence["edits"][-1:]:
+        length += f", {edit['characters']:,} after edits"
     grid.add_row("length", Text(length if tokens is None else f"{length}, {tokens:,} tokens"))
     console.print(grid)
     console.print(Padding(Text(occurrence["excerpt"], "dim"), (0, 4, 1, 4), expand=False))
@@ -77,6 +79,19 @@ def _print_decisions(occurrence: dict[str, Any], console: Console) -> None:
             console.print(Padding(Text(twin["excerpt"], "dim"), (0, 4, 0, 10), expand=False))
         for match in decision.get("matches", [])[:MATCHES_SHOWN]:
             _print_match(match, console)
+    for edit in occurrence["edits"]:
+        _print_edit(edit, console)
+
+
+def _print_edit(edit: dict[str, Any], console: Console) -> None:
+    """What a step took out of the text, by rule, and the first pieces of it."""
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in edit["by_rule"].items())
+    head = f"{edit['spans']:,} spans, {edit['removed']:,} bytes fewer: {rules}"
+    console.print(Text.assemble((f"{edit['step'].partition('/')[0]:9} ", "bold"), human.clean(head)))
+    for span in edit["shown"]:
+        put = f" → {human.clean(span['replacement'])}" if span["replacement"].strip() else ""
+        text = f"{span['rule']}, bytes {span['start']:,} to {span['end']:,}: {span['text']}{put}"
+        console.print(Padding(Text(text, "dim"), (0, 4, 0, 10), expand=False))
 
 
 def _print_match(match: dict[str, Any], console: Console) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from curation.config import ConfigError, Strict, load_config
+from curation.measure.editors import EDITORS
 
 PROFILES = Path(__file__).parent / "profiles"
 COMPARISONS = ("drop_below", "drop_above", "keep_in")
@@ -31,9 +32,10 @@ Where = dict[str, Values]  # text measurement -> the values that are meant; all 
 class Rule(Strict):
     """Documents fail it whose `measurement` is below, above, or not among the values of the one comparison given.
 
-    A threshold itself passes. A measurement that is missing (null or NaN: no words to take a mean of, a language
-    that was not looked for) fails only a rule that says `missing: drop`. With `where` the rule is for no other
-    documents than those that fit it: `where: {language: [de, nl]}`.
+    A threshold itself passes, unless the rule says `at_threshold: drop`. A measurement that is missing (null or
+    NaN: no words to take a mean of, a language that was not looked for) fails only a rule that says
+    `missing: drop`. With `where` the rule is for no other documents than those that fit it:
+    `where: {language: [de, nl]}`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -41,6 +43,7 @@ class Rule(Strict):
     drop_below: float | None = None
     drop_above: float | None = None
     keep_in: Annotated[tuple[str, ...] | None, Field(min_length=1)] = None
+    at_threshold: Literal["keep", "drop"] = "keep"
     missing: Literal["keep", "drop"] = "keep"
     where: Where = Field(default_factory=dict)
     source: Annotated[str, Field(min_length=1)]  # where definition and threshold come from
@@ -51,6 +54,8 @@ class Rule(Strict):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"rule '{self.name}' needs one of {', '.join(COMPARISONS)}; found {found}")
+        if self.keep_in is not None and self.at_threshold == "drop":
+            raise ValueError(f"rule '{self.name}': at_threshold is for drop_below and drop_above, not for keep_in")
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"rule '{self.name}': the threshold must be a finite number, found {self.threshold}")
         return self
@@ -85,13 +90,23 @@ class Override(Strict):
 class Profile(Strict):
     """Rules in the order in which the recorded reason is looked for: the first one that fails.
 
-    Where several `overrides` of one rule fit a document, the last one counts.
+    `edits` are made in their order before later stations read the text; which measurements are of the text before
+    them, which of the text after, `curation.measure.station.measure` says. Where several `overrides` of one rule
+    fit a document, the last one counts.
     """
 
     name: str
     version: Annotated[int, Field(ge=1)]
+    edits: tuple[str, ...] = ()  # names of `curation.measure.editors`
     rules: tuple[Rule, ...]
     overrides: tuple[Override, ...] = ()
+
+    @field_validator("edits")
+    @classmethod
+    def _edits_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in EDITORS]:
+            raise ValueError(f"there is no edit '{unknown[0]}'; choose among {', '.join(EDITORS)}")
+        return names
 
     @model_validator(mode="after")
     def _names_differ(self) -> Profile:
@@ -233,6 +248,7 @@ def _fails(profile: Profile, rule: Rule, measured: pa.Table) -> np.ndarray:
             fails = ~pc.is_in(column, pa.array(variant.keep_in, kind)).to_numpy()
         else:
             fails = values < variant.drop_below if variant.drop_below is not None else values > variant.drop_above
+            fails |= (values == variant.threshold) & (rule.at_threshold == "drop")
         failed |= rows & np.where(missing, rule.missing == "drop", fails)
     return failed
 

@@ -10,7 +10,14 @@ from markupsafe import Markup
 
 from curation.steps import StepOutput
 from flows.report import human
-from flows.report.reading import manifests, ordered_steps, read_optional, sources, table_optional
+from flows.report.reading import (
+    final_pools,
+    manifests,
+    ordered_steps,
+    read_optional,
+    sources,
+    table_optional,
+)
 from flows.report.svg import Drawing
 from flows.run import Run
 
@@ -34,12 +41,12 @@ def lineage(run: Run) -> dict[str, Any] | None:
     steps = ordered_steps(run)
     if not steps:
         return None
-    pools, mixes, trained = sources(run), manifests(run), checkpoints(run)
+    read, pools, mixes, trained = sources(run), final_pools(run), manifests(run), checkpoints(run)
     return {
-        "diagram": _diagram(pools, mixes, trained),
+        "diagram": _diagram(read, pools, mixes, trained),
         "disagreements": _disagreements(pools, mixes, trained),
         "steps": _step_table(steps),
-        "raw": _raw_files(pools),
+        "raw": _raw_files(read),
         "mixes": [(name, head["hash"], head.get("parents", {})) for name, (_, head) in mixes.items()],
         "checkpoints": trained,
     }
@@ -96,9 +103,9 @@ def _disagreements(pools: dict[str, StepOutput], mixes, trained: list[dict[str, 
     return wrong
 
 
-def _diagram(pools: dict[str, StepOutput], mixes, trained: list[dict[str, Any]]) -> Markup:
+def _diagram(read: dict[str, StepOutput], pools, mixes, trained: list[dict[str, Any]]) -> Markup:
     columns = [
-        ("Raw files", [_raw_node(name, pool) for name, pool in _of_files(pools).items()]),
+        ("Raw files", [_raw_node(name, pool) for name, pool in _of_files(read).items()]),
         ("Pools", [_pool_node(name, pool) for name, pool in pools.items()]),
         ("Mixes", [Node(name, "n-mix", _mix_note(head), head["hash"]) for name, (_, head) in mixes.items()]),
         ("Checkpoints", [Node(entry["stage"], "n-train", "", entry["content"]) for entry in trained]),
@@ -114,14 +121,14 @@ def _diagram(pools: dict[str, StepOutput], mixes, trained: list[dict[str, Any]])
         drawing.text(x, 14, title, "t dim")
         for place, node in enumerate(nodes):
             places[title, node.name] = (x, first + place * (ROW + GAP))
-    _links(drawing, places, pools, mixes, trained)
+    _links(drawing, places, read, mixes, trained)
     for title, nodes in columns:
         for node in nodes:
             _box(drawing, *places[title, node.name], node)
     return drawing.markup()
 
 
-def _links(drawing: Drawing, places, pools, mixes, trained) -> None:
+def _links(drawing: Drawing, places, read, mixes, trained) -> None:
     def link(start: tuple[str, str], end: tuple[str, str], css: str, title: str) -> None:
         if start in places and end in places:
             (x1, y1), (x2, y2) = places[start], places[end]
@@ -130,9 +137,9 @@ def _links(drawing: Drawing, places, pools, mixes, trained) -> None:
             else:
                 drawing.curve(x1 + BOX, y1 + ROW / 2, x2, y2 + ROW / 2, css, title)
 
-    for name in _of_files(pools):
+    for name in _of_files(read):
         link(("Raw files", name), ("Pools", name), "link", f"{name}: raw files to pool")
-    for name, pool in pools.items():
+    for name, pool in read.items():
         for role in pool.record["inputs"]:
             if role.startswith("pool/"):
                 parent = role.removeprefix("pool/")
@@ -188,7 +195,8 @@ def _raw_node(name: str, pool: StepOutput) -> Node:
 
 
 def _pool_node(name: str, pool: StepOutput) -> Node:
-    return Node(name, "n-pool", f"{human.count(pool.counts.get('documents_out'))} docs", pool.content)
+    edited = ", edited" if pool.counts.get("edited") else ""
+    return Node(name, "n-pool", f"{human.count(pool.counts.get('documents_out'))} docs{edited}", pool.content)
 
 
 def _mix_note(head: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ STAGE_LABELS = {
     "fuzzy": "near-duplicates",
     "decontaminate": "contamination",
 }
+EDIT_STATIONS = ("edit", "trim-lines", "trim")  # in the order of the line; each writes pools anew
 SERIES = 10  # colours of series in the style sheet: s0 ... s9
 FETCH_ROWS = 512  # rows of a shard held at once while documents are looked up
 
@@ -77,6 +78,14 @@ def _stage_name(folder: Path) -> str | None:
 def sources(run: Run) -> dict[str, StepOutput]:
     """The pool of each source."""
     return by_source(run, "ingest/")
+
+
+def final_pools(run: Run) -> dict[str, StepOutput]:
+    """The pool of each source after all edits of its text: the one that mixes take."""
+    pools = sources(run)
+    for station in EDIT_STATIONS:
+        pools |= by_source(run, f"{station}/")
+    return pools
 
 
 def by_source(run: Run, prefix: str) -> dict[str, StepOutput]:

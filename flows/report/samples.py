@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from curation.keys import key_of, keyed_hash
 from flows.report import human
-from flows.report.reading import Place, Stage, documents, dropped_at, readable, sources, stages
+from flows.report.reading import Place, Stage, documents, dropped_at, final_pools, readable, sources, stages
 from flows.run import Run
 
 PER_RULE = 2  # dropped documents shown of each source and rule
@@ -35,8 +35,9 @@ def samples(run: Run) -> dict[str, Any] | None:
             ids = pq.read_table(path, columns=["id"])["id"].combine_chunks()
             if len(ids):
                 _draw(decisions, source, path.stem, ids, keyed_hash(ids, key), dropped, kept)
-    drawn = [draw for draws in [*dropped.values(), *kept.values()] for draw in draws]
-    found = documents(pools, (draw[1] for draw in drawn))
+    # Those that were dropped as they were read, those that are kept as mixes take them.
+    found = documents(pools, (draw[1] for draws in dropped.values() for draw in draws))
+    found |= documents(final_pools(run), (draw[1] for draws in kept.values() for draw in draws))
     return {"dropped": _by_rule(decisions, dropped, found), "kept": _kept(kept, found)}
 
 

@@ -45,7 +45,7 @@ def pipeline(root: str) -> Pipeline:
     tweets = {"options": {"text_key": "tweet"}}
     lines = {"options": {"document": "line"}}
     sources = [
-        source("crawl-pages", "warc", "web/crawl-pages-*.warc.gz", profile="dolma3-prose", quality=True),
+        source("crawl-pages", "warc", "web/crawl-pages-*.warc.gz", profile="dolma3", quality=True),
         source("c4", "records", "text/c4-sample.jsonl.gz", quality=True),
         source("papers", "records", "text/papers-acl.parquet"),
         source("wikipedia", "plain_text", "text/wikipedia-plain.txt.gz", **lines),

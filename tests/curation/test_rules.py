@@ -17,6 +17,7 @@ from curation.config import ConfigError
 from curation.executor import LocalExecutor
 from curation.ledger import alive, ledger_path
 from curation.measure.columns import schema
+from curation.measure.groups import GROUPS
 from curation.measure.station import Measure, measure
 from curation.rules import profile as profiles
 from curation.rules.decide import decide
@@ -35,13 +36,22 @@ def profile(*rules: dict) -> Profile:
     return Profile(name="test", version=1, rules=rules)
 
 
-@pytest.mark.parametrize(("comparison", "kept"), [("drop_below", [2, 3]), ("drop_above", [1, 2])])
-def test_the_threshold_itself_passes(comparison, kept):
-    keep, names, value, threshold = apply(profile(rule("r", "n", **{comparison: 2})), pa.table({"n": [1, 2, 3]}))
+@pytest.mark.parametrize(
+    ("comparison", "at_threshold", "kept"),
+    [
+        ("drop_below", "keep", [2, 3]),
+        ("drop_above", "keep", [1, 2]),
+        ("drop_below", "drop", [3]),
+        ("drop_above", "drop", [1]),
+    ],
+)
+def test_the_threshold_itself_passes_unless_the_rule_says_otherwise(comparison, at_threshold, kept):
+    made = profile(rule("r", "n", **{comparison: 2}, at_threshold=at_threshold))
+    keep, names, value, threshold = apply(made, pa.table({"n": [1, 2, 3]}))
     assert np.array([1, 2, 3])[keep].tolist() == kept
     assert names.to_pylist() == [None if k else "r" for k in keep]
     assert value[~keep].tolist() == [n for n in (1, 2, 3) if n not in kept]
-    assert threshold[~keep].tolist() == [2.0]
+    assert threshold[~keep].tolist() == [2.0] * (3 - len(kept))
     assert np.isnan(value[keep]).all()
     assert np.isnan(threshold[keep]).all()
 
@@ -143,6 +153,7 @@ def test_a_comparison_that_the_type_does_not_allow_is_an_error(made, message):
         (rule("r", "n"), "needs one of drop_below, drop_above, keep_in; found none"),
         (rule("r", "n", drop_below=1, drop_above=2), "found drop_below and drop_above"),
         (rule("r", "n", drop_below=math.nan), "finite number"),
+        (rule("r", "n", keep_in=["a"], at_threshold="drop"), "at_threshold is for drop_below and drop_above"),
         (rule("r", "n", drop_under=1), "drop_under"),
         ({"name": "r", "measurement": "n", "drop_below": 1}, "source"),
         (rule("two words", "n", drop_below=1), "name"),
@@ -151,6 +162,11 @@ def test_a_comparison_that_the_type_does_not_allow_is_an_error(made, message):
 def test_a_rule_that_makes_no_sense_is_an_error(made, message):
     with pytest.raises(ValidationError, match=message):
         Rule.model_validate(made)
+
+
+def test_an_edit_that_is_not_there_is_an_error():
+    with pytest.raises(ValidationError, match="there is no edit 'typo'; choose among newlines"):
+        Profile(name="test", version=1, edits=["typo"], rules=[])
 
 
 def test_a_name_is_given_once():
@@ -162,20 +178,18 @@ def test_a_name_is_given_once():
 def test_a_shipped_profile_fits_the_measurements(name):
     loaded = load_profile(name)
     assert loaded.name == name
-    apply(loaded, schema(0).empty_table())
+    apply(loaded, schema(0, GROUPS.values()).empty_table())
 
 
 def test_the_profiles_that_pipelines_name_are_shipped():
-    assert {"dolma3-prose", "code", "chat", "plain"} <= set(profile_names())
+    assert {"dolma3", "code", "chat", "plain"} <= set(profile_names())
 
 
 def test_profiles_are_found_by_name_and_by_path(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nversion: 2\nrules:\n  - {name: r, measurement: n, drop_below: 1, source: me}\n")
     assert load_profile(path).version == load_profile(str(path)).version == 2
-    with pytest.raises(
-        ConfigError, match=r"no rule profile is named 'mine': choose one of chat, code, dolma3-prose"
-    ):
+    with pytest.raises(ConfigError, match=r"no rule profile is named 'mine': choose one of chat, code, dolma3"):
         load_profile("mine")
     path.write_text("name: mine\nversion: 2\nrules:\n  - {name: r, measurement: n, drop_below: low, source: me}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml:4: rules.0.drop_below: .* found 'low'"):
@@ -225,14 +239,14 @@ def without_stop_words(text: str) -> str:
 )
 def test_dolma3_prose_drops_what_each_rule_is_about(context, make_pool, text, reason):
     measured = measure(context, make_pool("web", [text]), CONFIG)
-    decided = decide(context, measured, load_profile("dolma3-prose"))
+    decided = decide(context, measured, load_profile("dolma3"))
     assert pq.read_table(ledger_path(decided.folder, "web", "web-00000"))["rule"].to_pylist() == [reason]
 
 
 def test_the_ledger_and_its_counts_close(context, make_pool):
     texts = [PROSE, "too short", "", PROSE + " " + PROSE, PROSE[:200], "\n".join([PROSE] * 3)]
     measured = measure(context, make_pool("web", texts, shards=2), CONFIG)
-    decided = decide(context, measured, load_profile("dolma3-prose"))
+    decided = decide(context, measured, load_profile("dolma3"))
     counts = decided.counts
     assert decided.name == "rules/web"
     assert counts["documents_in"] == len(texts)
@@ -265,7 +279,7 @@ def test_workers_change_no_byte_of_the_ledger(tmp_path, make_pool):
     for workers in (1, 2):
         with LocalExecutor(workers) as executor:
             context = Context(tmp_path / str(workers), executor)
-            contents.add(decide(context, measure(context, pool, CONFIG), load_profile("dolma3-prose")).content)
+            contents.add(decide(context, measure(context, pool, CONFIG), load_profile("dolma3")).content)
     assert len(contents) == 1
 
 
@@ -291,4 +305,4 @@ def test_the_loop_over_rules_can_fail(monkeypatch):
     """The planted twin: a comparison that drops the threshold itself."""
     monkeypatch.setattr(profiles, "_fails", lambda profile, rule, table: table["n"].to_numpy() <= rule.drop_below)
     with pytest.raises(AssertionError):
-        test_the_threshold_itself_passes("drop_below", [2, 3])
+        test_the_threshold_itself_passes_unless_the_rule_says_otherwise("drop_below", "keep", [2, 3])
