@@ -24,7 +24,8 @@ _DATE_TAGS = (
 )
 _DATE_ATTRIBUTES = ("property", "name", "itemprop")
 # One query for these alone: listing every meta tag of a page takes longer than extracting its text.
-_DATE_QUERY = ", ".join(f'meta[{key}="{tag}" i][content]' for tag in _DATE_TAGS for key in _DATE_ATTRIBUTES)
+_DATE_TESTS = ", ".join(f'[{key}="{tag}" i]' for tag in _DATE_TAGS for key in _DATE_ATTRIBUTES)
+_DATE_QUERY = f"meta[content]:is({_DATE_TESTS})"
 _ISO_DATE = re.compile(
     r"(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?:T\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:?\d\d)?)?"
 )
