@@ -399,7 +399,7 @@ def whatif(
 
     Nothing is decided: the answer comes from stored measurements.
 
-    Example: mixwright whatif all --profile dolma3-prose --set few_words=30 --set symbols=off
+    Example: mixwright whatif all --profile dolma3 --set few_words=30 --set symbols=off
     """
     from curation.rules.profile import load_profile
     from flows.pools import measured_pools
@@ -459,7 +459,7 @@ def dedup(
     threshold: Annotated[float, typer.Option(help="True Jaccard similarity that makes duplicates.")] = 0.8,
     verify_ngram: Annotated[int, typer.Option(min=1, help="Words in the n-grams that are compared.")] = 3,
     exact_only: Annotated[bool, typer.Option("--exact-only", help="Remove equal texts alone.")] = False,
-    keep: Annotated[str, typer.Option(help="Which is kept, in this order: longest, newest.")] = "longest",
+    keep: Annotated[str, typer.Option(help="Which is kept, in this order: longest, newest, oldest.")] = "longest",
     prefer: Annotated[
         list[str] | None, typer.Option(help="A source whose records are kept before others'; first comes first.")
     ] = None,
@@ -468,6 +468,9 @@ def dedup(
     ] = False,
     alarm_share: Annotated[float, typer.Option(help="A source that loses more raises an alarm.")] = 0.5,
     memory: Annotated[str, typer.Option(help="What may be used; it decides how many workers run.")] = "4GiB",
+    index: Annotated[
+        Path | None, typer.Option(help="Folder of an index: compare with what it holds too, and add to it.")
+    ] = None,
     explain: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two records and do nothing else.")
     ] = None,
@@ -501,6 +504,7 @@ def dedup(
             "verify_ngram": verify_ngram,
             "keep": {"sources": prefer or [], "then": [wish for wish in keep.split(",") if wish]},
             "alarm_share": alarm_share,
+            "index": index,
         },
         exact_only=exact_only,
         write_records=write_records,

@@ -109,6 +109,8 @@ def print_summary(done: Deduplicated, console: Console) -> None:
     console.print(table)
     for cluster in largest_clusters(done):
         _print_cluster(cluster, console)
+    if counts.get("reversals"):
+        console.print(f"{counts['reversals']:,} records of the index change sides: reversals.parquet")
     for alarm in done.alarms:
         console.print(Text(f"! {alarm}", style="yellow"))
     console.print(Text(f"kept.parquet, removed.parquet, clusters.parquet: {done.out}"))
@@ -130,8 +132,9 @@ def largest_clusters(done: Deduplicated, most: int = CLUSTERS_SHOWN) -> list[dic
 
 def _cluster(members: pa.Table, shards: list[Shard]) -> dict[str, Any]:
     least = members.sort_by([("similarity", "ascending"), ("id", "ascending")]).slice(0, 1).to_pylist()[0]
-    kept = _text(shards, least["twin_shard"], least["twin_row"])
     gone = _text(shards, least["shard"], least["row"])
+    held = least["twin_shard"] is None  # of a record that an index held before the text is not at hand
+    kept = gone if held else _text(shards, least["twin_shard"], least["twin_row"])
     return {
         "size": len(members) + 1,
         "kept": {"source": least["twin_source"], "origin": least["twin_origin"]},

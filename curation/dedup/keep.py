@@ -38,15 +38,13 @@ def preference(
     same = np.ones(max(0, len(order) - 1), bool)
     for column in ordered:
         same &= column[order[1:]] == column[order[:-1]]
-    for start, stop in _runs(same):
-        tied = order[start:stop]
-        keys = zip(
-            origins(tied),
-            (source_names[source] for source in columns["source"][tied]),
-            columns["shard"][tied].tolist(),
-            columns["row"][tied].tolist(),
-            tied.tolist(),
-            strict=True,
+    runs = _runs(same)
+    tied = np.concatenate([order[start:stop] for start, stop in runs] or [order[:0]])
+    origin = dict(zip(tied.tolist(), origins(tied), strict=True)) if len(tied) else {}
+    for start, stop in runs:
+        keys = (
+            (origin[at], source_names[columns["source"][at]], columns["shard"][at], columns["row"][at], at)
+            for at in order[start:stop].tolist()
         )
         order[start:stop] = [key[-1] for key in sorted(keys)]
     return order

@@ -80,11 +80,18 @@ def referenced_lines(piece: Piece, limits: Limits, offsets: np.ndarray, lengths:
     """
     if piece.stop >= 0:
         with open(piece.path, "rb") as file:
+            held, size = [], 0
             for first, last in _groups(offsets, lengths):
                 base = int(offsets[first])
                 file.seek(base)
                 data = file.read(int(offsets[last - 1] + lengths[last - 1]) - base)
-                yield _joined(data, offsets[first:last] - base, lengths[first:last])
+                held.append(_joined(data, offsets[first:last] - base, lengths[first:last]))
+                size += len(held[-1])
+                if size >= BLOCK:
+                    yield b"".join(held)
+                    held, size = [], 0
+            if held:
+                yield b"".join(held)
         return
     for block in line_blocks(piece, limits):
         if isinstance(block, Problem):

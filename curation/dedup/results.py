@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.dedup.documents import Shard
+from curation.dedup.incremental import held
 from curation.files import atomic
 from curation.ledger import ledger_path
 from curation.steps import StepOutput
@@ -78,38 +79,33 @@ def _bytes(ids: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer("".join(ids.to_pylist()).encode(), "S32") if len(ids) else np.zeros(0, "S32")
 
 
-def write_tables(folder: Path, shards: Sequence[Shard], stages: Sequence[StepOutput]) -> dict[str, int]:
+def write_tables(
+    folder: Path, shards: Sequence[Shard], stages: Sequence[StepOutput], index: Path | None = None
+) -> dict[str, int]:
     """Write `kept.parquet`, `removed.parquet` and `clusters.parquet` into `folder`; returns counts.
 
     Where a document was removed for a twin that a later stage removed, its twin here is the one that was kept for
-    that, with the similarity to it. Memory: what is removed, about 300 bytes each, and one shard.
+    that, with the similarity to it. A twin may be a record that `index` held before: then its shard and row are
+    null. Memory: what is removed, about 300 bytes each, and one shard; with such twins the records of the index.
     """
     removed = _removed(shards, stages)
-    twins = np.unique(_bytes(removed["twin"]))
-    places = np.zeros((len(twins), 2), np.uint32)
-    origins, sources = np.zeros(len(twins), object), np.zeros(len(twins), object)
+    known = held(index) if index is not None else None
+    if known is not None:  # the same text in the index may have been removed for another
+        gone = known.filter(~pc.field("kept"))
+        removed = _moved(removed, _bytes(gone["id"]), _bytes(gone["twin"]), gone["similarity"].to_numpy())
+    wanted = _bytes(removed["twin"])
+    twins = _Twins(np.unique(wanted))
     kept = 0
     with atomic(folder / "kept.parquet") as path, pq.ParquetWriter(path, KEPT, compression="zstd") as writer:
         for shard, table in _kept(shards, stages):
             writer.write_table(table.select(KEPT.names))
             kept += len(table)
-            ids = _bytes(table["id"])
-            at = np.searchsorted(twins, ids)
-            wanted = np.flatnonzero(twins[np.minimum(at, len(twins) - 1)] == ids) if len(twins) else at[:0]
-            found = table.take(pa.array(wanted))
-            places[at[wanted], 0] = shard.place
-            places[at[wanted], 1] = found["row"].to_numpy()
-            origins[at[wanted]], sources[at[wanted]] = found["origin"].to_pylist(), shard.source
-    at = np.searchsorted(twins, _bytes(removed["twin"]))
-    columns = {
-        "twin_source": pa.array(sources[at], pa.string()),
-        "twin_origin": pa.array(origins[at], pa.string()),
-        "twin_shard": pa.array(places[at, 0]),
-        "twin_row": pa.array(places[at, 1]),
-    }
+            twins.look_in(table, shard.place)
+    if known is not None:
+        twins.look_in(known.filter(pc.field("kept")), -1)
+    columns = twins.columns(wanted)
     removed = pa.table(
-        {name: columns.get(name, removed[name] if name not in columns else None) for name in REMOVED.names},
-        schema=REMOVED,
+        {name: columns[name] if name in columns else removed[name] for name in REMOVED.names}, schema=REMOVED
     )
     with atomic(folder / "removed.parquet") as path:
         pq.write_table(removed, path, compression="zstd")
@@ -117,12 +113,41 @@ def write_tables(folder: Path, shards: Sequence[Shard], stages: Sequence[StepOut
     with atomic(folder / "clusters.parquet") as path:
         pq.write_table(clusters, path, compression="zstd")
     sizes = np.bincount(clusters["cluster"].to_numpy()) if len(clusters) else np.zeros(0, int)
-    return {
-        "kept": kept,
-        "removed": len(removed),
-        "clusters": len(sizes),
-        "largest_cluster": int(sizes.max(initial=0)),
-    }
+    largest = int(sizes.max(initial=0))
+    return {"kept": kept, "removed": len(removed), "clusters": len(sizes), "largest_cluster": largest}
+
+
+class _Twins:
+    """Where the twins of removed documents are; `ids` are sorted and distinct, S32 (n,)."""
+
+    def __init__(self, ids: np.ndarray):
+        self.ids, self.found = ids, np.zeros(len(ids), bool)
+        self._origin, self._source = np.full(len(ids), None, object), np.full(len(ids), None, object)
+        self._shard, self._row = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+
+    def look_in(self, table: pa.Table, shard: int) -> None:
+        """Find those not found yet among kept documents: id, source, origin, and `row` of the shard."""
+        if not len(self.ids):
+            return
+        ids = _bytes(table["id"])
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        here = np.flatnonzero((self.ids[at] == ids) & ~self.found[at])
+        at, some = at[here], table.take(pa.array(here))
+        self.found[at] = True
+        self._origin[at], self._source[at] = some["origin"].to_pylist(), some["source"].to_pylist()
+        if shard >= 0:
+            self._shard[at], self._row[at] = shard, some["row"].to_numpy()
+
+    def columns(self, twins: np.ndarray) -> dict[str, pa.Array]:
+        """The columns of REMOVED that tell of the twins of removed documents, S32 (removed,)."""
+        at = np.searchsorted(self.ids, twins)
+        absent = self._shard[at] < 0
+        return {
+            "twin_source": pa.array(self._source[at], pa.string()),
+            "twin_origin": pa.array(self._origin[at], pa.string()),
+            "twin_shard": pa.array(self._shard[at], mask=absent).cast(pa.uint32()),
+            "twin_row": pa.array(self._row[at], mask=absent).cast(pa.uint32()),
+        }
 
 
 def _removed(shards: Sequence[Shard], stages: Sequence[StepOutput]) -> pa.Table:
@@ -157,20 +182,23 @@ def _removed(shards: Sequence[Shard], stages: Sequence[StepOutput]) -> pa.Table:
 
 def _followed(removed: pa.Table, stages: list[str]) -> pa.Table:
     """The twins of an earlier stage replaced by those that a later stage kept instead of them."""
-    stage = np.array(removed["stage"].to_pylist())
-    twin, similarity = _bytes(removed["twin"]).copy(), removed["similarity"].to_numpy().copy()
-    ids = _bytes(removed["id"])
     for later in stages[1:]:
-        gone = np.flatnonzero(stage == later)
-        gone = gone[np.argsort(ids[gone], kind="stable")]
-        if not len(gone):
-            continue
-        known = ids[gone]
-        at = np.minimum(np.searchsorted(known, twin), len(known) - 1)
-        moved = np.flatnonzero((known[at] == twin) & (stage != later))
-        similarity[moved] = similarity[gone[at[moved]]]
-        twin[moved] = twin[gone[at[moved]]]
-    columns = {"twin": pa.array(twin.astype("U32"), pa.string()), "similarity": pa.array(similarity)}
+        gone = removed.filter(pc.field("stage") == later)
+        removed = _moved(removed, _bytes(gone["id"]), _bytes(gone["twin"]), gone["similarity"].to_numpy())
+    return removed
+
+
+def _moved(removed: pa.Table, ids: np.ndarray, twins: np.ndarray, similarity: np.ndarray) -> pa.Table:
+    """What was removed for one of `ids`, which itself is removed for one of `twins`, as removed for that."""
+    if not len(ids):
+        return removed
+    order = np.argsort(ids, kind="stable")
+    ids, twins, similarity = ids[order], twins[order], similarity[order]
+    twin, value = _bytes(removed["twin"]).copy(), removed["similarity"].to_numpy().copy()
+    at = np.minimum(np.searchsorted(ids, twin), len(ids) - 1)
+    moved = np.flatnonzero(ids[at] == twin)
+    twin[moved], value[moved] = twins[at[moved]], similarity[at[moved]]
+    columns = {"twin": pa.array(twin.astype("U32"), pa.string()), "similarity": pa.array(value)}
     return pa.table({name: columns.get(name, removed[name]) for name in removed.column_names})
 
 

@@ -55,9 +55,12 @@ class Request(Strict):
     max_ratio: int = 1000
 
     @model_validator(mode="after")
-    def _wishes_have_their_fields(self) -> Request:
-        if self.fields.created is None and "newest" in self.dedup.keep.then:
-            raise ValueError("to keep the newest, name the field that holds the date: --date-field")
+    def _options_fit_together(self) -> Request:
+        dated = [wish for wish in self.dedup.keep.then if wish in ("newest", "oldest")]
+        if self.fields.created is None and dated:
+            raise ValueError(f"to keep the {dated[0]}, name the field that holds the date: --date-field")
+        if self.exact_only and self.dedup.index:
+            raise ValueError("an index compares near-duplicates too: leave out --exact-only or --index")
         return self
 
     @property
@@ -100,8 +103,10 @@ def dedup_files(ctx: Context, request: Request, out: Path) -> Deduplicated:
 
     Writes `kept.parquet` (id, source, origin), `removed.parquet` (record, stage, similarity, twin),
     `clusters.parquet`, `quarantine.parquet` (records that cannot be read), `summary.json`, and with
-    `write_records` the kept records under `records/<source>/`. Raises ConfigError for inputs that are none,
-    StrictError under a strict context for anything that raises an alarm.
+    `write_records` the kept records under `records/<source>/`. With `dedup.index` records are compared with those
+    of the index, too, which is extended; `reversals.parquet` tells which old ones change sides.
+
+    Raises ConfigError for inputs that are none, StrictError under a strict context for what raises an alarm.
     """
     files = find_inputs(request.inputs)
     scheme = None if request.exact_only else request.dedup.scheme
@@ -129,12 +134,17 @@ def _results(
     config = {"write_records": request.write_records, "alarm_share": request.alarm_share}
     inputs = {output.name: output.content for output in (*pools.values(), *stages)}
     targets = record_files(out, shards) if request.write_records else {}
+    reversals = stages[-1].folder / "reversals.parquet" if request.dedup.index else None
     complete = out / "work" / "results.json"  # which result the files beside it are
     identity = json_hash([VERSION, config, inputs])
 
     def work(build: Build) -> None:
         remove(complete)
-        counts = write_tables(out, shards, stages)
+        counts = write_tables(out, shards, stages, request.dedup.index)
+        if reversals is not None:
+            changed = pq.read_table(reversals)
+            pq.write_table(changed, out / "reversals.parquet", compression="zstd")
+            counts["reversals"] = len(changed)
         problems = [pq.read_table(pool.folder / "quarantine.parquet") for pool in pools.values()]
         pq.write_table(pa.concat_tables(problems), out / "quarantine.parquet", compression="zstd")
         units = {f"records {at}": (str(path), own, stages) for at, (path, own) in enumerate(targets.items())}

@@ -16,6 +16,7 @@ import zstandard
 from curation.config import ConfigError
 from curation.dedup import pieces as pieces_module
 from curation.dedup.explain import RecordNotFoundError, explain
+from curation.dedup.incremental import held
 from curation.dedup.inputs import find_inputs
 from curation.dedup.records import Fields
 from curation.dedup.settings import Dedup, Keep
@@ -210,6 +211,25 @@ def test_nothing_is_read_again_unless_it_has_changed(folder):
     assert stricter.counts["kept"] > first.counts["kept"]
     (folder / "a.jsonl").write_bytes(jsonl(corpus()[:50]))
     assert run(folder).counts["documents_in"] == 50
+
+
+def test_an_index_filled_night_by_night_keeps_what_one_run_keeps(folder, tmp_path):
+    records = corpus()
+    (folder / "a.jsonl").write_bytes(jsonl(records))
+    expected = kept_of(run(folder))
+    shuffled = random.Random(9).sample(records, len(records))
+    indexed = LONGEST.model_copy(update={"index": tmp_path / "index"})
+    twins = []
+    for night in range(3):
+        nightly = tmp_path / f"night{night}"
+        nightly.mkdir()
+        (nightly / "a.jsonl").write_bytes(jsonl(shuffled[night::3]))
+        done = run(nightly, f"out{night}", dedup=indexed)
+        twins += pq.read_table(done.out / "removed.parquet").select(["twin_origin", "twin_shard"]).to_pylist()
+    index = held(tmp_path / "index")
+    assert set(index.filter(index["kept"])["origin"].to_pylist()) == expected
+    assert any(twin["twin_shard"] is None for twin in twins)
+    assert all(twin["twin_origin"] for twin in twins)
 
 
 def test_inputs_are_files_folders_and_globs(tmp_path):
