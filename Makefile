@@ -40,9 +40,9 @@ lint: setup
 benchmark: setup
 	$(BIN)/python -m tests.benchmarks.kernels
 
-# Environments of the peers in .peers/, for python -m tests.benchmarks.dedup and tests.benchmarks.extraction.
+# Environments of the peers in .peers/, for python -m tests.benchmarks.dedup, .extraction and .substring.
 benchmark-peers:
-	for peer in datatrove text-dedup rensa trafilatura; do \
+	for peer in datatrove text-dedup rensa trafilatura suffix-array; do \
 		$(PYTHON) -m venv .peers/$$peer && \
 		.peers/$$peer/bin/python -m pip install --quiet --disable-pip-version-check \
 			-r tests/benchmarks/peers/$$peer.txt || exit 1; \
