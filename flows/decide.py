@@ -27,7 +27,7 @@ class RuleCount:
     measurement: str
     limit: str
     failing: int
-    failing_alone: int
+    failing_alone: int | None  # not known after a short circuit
     dropped: int
     tokens: int  # of the documents dropped
 
@@ -77,7 +77,7 @@ def _decided(pool: MeasuredPool, step: StepOutput, profile: Profile) -> Decided:
             rule.measurement,
             limit(rule),
             counts["failing"][rule.name],
-            counts["failing_alone"][rule.name],
+            counts["failing_alone"].get(rule.name),
             counts["dropped"][rule.name],
             int(by_rule[places[rule.name]]),
         )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from curation.config import ConfigError
 from curation.measure.groups import GROUPS
 from curation.rules.profile import Profile
+from curation.rules.short_circuit import require_whole
 from curation.steps import StepOutput
 from flows.report.reading import by_source
 from flows.run import Run
@@ -76,8 +77,20 @@ def measured_pools(run: Run, names: Iterable[str]) -> list[MeasuredPool]:
 
 
 def require_measurements(profile: Profile, pools: Iterable[MeasuredPool]) -> None:
-    """Raise ConfigError that says how to get a measurement that a rule needs and a pool was measured without."""
+    """Raise ConfigError that says how to get what a rule needs and a pool was measured without.
+
+    That is a measurement of a group that was not taken, one of documents that a short circuit dropped, or one of
+    text that other edits were made to.
+    """
     for pool in pools:
+        require_whole(profile, pool.measured)
+        edits = pool.measured.record["config"].get("edits", [])
+        if list(profile.edits) != edits:
+            raise ConfigError(
+                f"profile '{profile.name}' edits text by {', '.join(profile.edits) or 'nothing'}, but pool "
+                f"'{pool.source}' was measured with {', '.join(edits) or 'no edits'}, which changes gzip ratio, "
+                "language and more. Name the profile in the pipeline file and run it --until curate"
+            )
         for path in pool.measured.shards()[:1]:
             present = pq.read_schema(path).names
             for name in profile.measurements:

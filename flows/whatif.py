@@ -156,8 +156,9 @@ def with_settings(profile: Profile, settings: list[Setting]) -> Profile:
 def what_if(pools: list[MeasuredPool], profile: Profile, texts: list[str], examples: int) -> WhatIf:
     """What the settings (RULE=VALUE) change in the pools, with at most `examples` documents for each of them."""
     settings = parse_settings(profile, texts)
-    require_measurements(profile, pools)
     after = with_settings(profile, settings)
+    for one in (profile, after):
+        require_measurements(one, pools)
     numeric = dict.fromkeys(one.old.measurement for one in settings if one.old.threshold is not None)
     histograms = {name: Histogram(name.endswith(SHARES)) for name in numeric}
     effects, nearest = [], {setting.old.name: _Nearest(setting, after, examples) for setting in settings}
