@@ -37,7 +37,7 @@ def classify(ctx: Context, pool: StepOutput, ledgers: list[StepOutput], classifi
         build.counts = {name: sum(result[name] for result in results) for name in names}
 
     literals = {one.name: one.literals() for one in classifiers}
-    return step(ctx, f"classify/{pool.source}", 1, literals, inputs, work)
+    return step(ctx, f"classify/{pool.source}", 2, literals, inputs, work)
 
 
 def classify_shard(

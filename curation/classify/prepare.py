@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from curation.measure.fasttext_kernel import END_OF_TEXT, LABEL_MARK
+from curation.measure.fasttext_words import END_MARK, START_OF_LABEL
 from curation.measure.unicode import FLAGS, LOWER, SPACE
 from curation.measure.utf8 import decode, text_buffers
 
-_MARKS = (np.frombuffer(LABEL_MARK, np.uint8), np.frombuffer(END_OF_TEXT, np.uint8))
+_MARKS = (START_OF_LABEL, END_MARK)
 
 
 def prepared(texts: pa.LargeStringArray, prefix: int, lowercase: bool) -> tuple[np.ndarray, np.ndarray]:

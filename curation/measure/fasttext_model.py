@@ -8,14 +8,15 @@ matrix may be product-quantised; quantised ones are made dense here. `fasttext_k
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numba import njit
 
 from curation.config import ConfigError
-from curation.measure.fasttext_kernel import END_MARK, fill_slots, spelled, sum_word_rows
+from curation.measure.fasttext_words import fill_slots
 from curation.measure.hashing import table_size
 
 MAGIC, VERSIONS = 793712314, (11, 12)
@@ -31,19 +32,18 @@ class FastTextModel:
     """A model as arrays."""
 
     labels: list[str]  # without the mark __label__
-    slot_keys: np.ndarray  # uint64: see fasttext_kernel.fill_slots
-    slot_entries: np.ndarray  # int32: words, then labels, as in the file; -1 where free
-    words: int
-    word_sums: np.ndarray  # float32 (words, dimension): a word's row plus those of its subwords
-    word_counts: np.ndarray  # int32 (words,): how many rows a word's sum is of
-    buckets: np.ndarray  # float32 (rows, dimension): of n-grams of characters and of words
-    bucket_rows: np.ndarray  # int32: row of a bucket where the model is pruned, -1 where it has none; else empty
+    slots: np.ndarray  # uint64 (n, 2): words, then labels, as in the file; see fasttext_words.fill_slots
+    words: np.ndarray  # float32 (words, width)
+    buckets: np.ndarray  # float32 (rows, width): of n-grams of characters and of words
+    ranks: np.ndarray  # uint64 (n, 2): which buckets a pruned model has rows for; see fasttext_words.bucket_row
     bucket_count: int  # 0 where nothing hashed is left
     lengths: tuple[int, int]  # shortest and longest subword, characters; (0, 0) without subwords
     word_ngrams: int
-    output: np.ndarray  # float32 (dimension, labels), or for hierarchical softmax (inner nodes, dimension)
+    output: np.ndarray  # float32 (width, labels), (0, labels) where rows are projected; of a tree (inner, width)
     parents: np.ndarray  # int32 (2 * labels - 1,): the tree; leaves are the labels, -1 above the root. Else empty
     right: np.ndarray  # bool (2 * labels - 1,): whether a node is its parent's right child
+    children: np.ndarray  # int32 (inner nodes, 2): left and right child
+    kept: threading.local = field(default_factory=threading.local)  # what the kernel keeps, by thread
 
 
 def read_model(path: Path) -> FastTextModel | None:
@@ -69,29 +69,32 @@ def read_model(path: Path) -> FastTextModel | None:
     place += pruned.nbytes
     rows, place = _matrix(data, place)
     output, _ = _matrix(data, place)
-    hashed = rows[words:]
-    bucket_rows = np.empty(0, np.int32)
+    hashed, ranks = rows[words:], np.empty((0, 2), np.uint64)
     if kept > 0:
-        bucket_rows = np.full(buckets, -1, np.int32)
-        bucket_rows[pruned[:, 0]] = pruned[:, 1]
-    count = 0 if kept == 0 else buckets
-    slot_keys = np.zeros(table_size(entries + 1), np.uint64)
-    slot_entries = np.full(len(slot_keys), -1, np.int32)
-    fill_slots(spelling, ends, slot_keys, slot_entries)
-    lengths = (shortest, longest) if longest > 0 else (0, 0)
-    sums, sizes = rows[:words], np.ones(words, np.int32)
-    if longest > 0 and count:
-        sums = _at_cache_lines(sums)
-        sum_word_rows(spelling, ends, hashed, bucket_rows, count, lengths, END_MARK, sums, sizes)
+        pruned = pruned[np.argsort(pruned[:, 0])]
+        hashed, ranks = hashed[pruned[:, 1]], _ranks(pruned[:, 0], buckets)
+    slots = np.zeros((table_size(entries + 1), 2), np.uint64)
+    fill_slots(spelling, ends, slots)
     names = [bytes(spelling[ends[n] : ends[n + 1]]) for n in range(words, entries)]
     labels = [name.removeprefix(LABEL).decode("utf-8", "replace") for name in names]
-    tree: tuple[np.ndarray, np.ndarray] = np.empty(0, np.int32), np.empty(0, np.bool_)
-    if loss == HIERARCHICAL_SOFTMAX:
-        tree = _tree(counts[words:].tolist())
-    else:
+    rows, tree = rows[:words], _tree(counts[words:].tolist() if loss == HIERARCHICAL_SOFTMAX else [])
+    if loss == SOFTMAX:
         output = np.ascontiguousarray(output.T)
-    hashes = (bucket_rows, count, lengths, ngrams)
-    return FastTextModel(labels, slot_keys, slot_entries, words, sums, sizes, hashed, *hashes, output, *tree)
+        if len(labels) < len(output):
+            rows, hashed = _projected(rows, output), _projected(hashed, output)
+            output = output[:0]
+    count = 0 if kept == 0 else buckets
+    lengths = (shortest, longest) if longest > 0 and count else (0, 0)
+    hashes = (_at_cache_lines(hashed), ranks, count, lengths, ngrams if count else 1)
+    return FastTextModel(labels, slots, _at_cache_lines(rows), *hashes, output, *tree)
+
+
+def _ranks(kept: np.ndarray, buckets: int) -> np.ndarray:
+    """A bit for each bucket that is kept (rising), and how many are before each 64 of them: uint64 (n, 2)."""
+    ranks = np.zeros((buckets // 64 + 1, 2), np.uint64)
+    np.bitwise_or.at(ranks[:, 0], kept // 64, np.uint64(1) << (kept % 64).astype(np.uint64))
+    ranks[1:, 1] = np.cumsum(np.bitwise_count(ranks[:-1, 0]), dtype=np.uint64)
+    return ranks
 
 
 def _entries(data: np.ndarray, place: int, entries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -109,7 +112,7 @@ def _matrix(data: np.ndarray, place: int) -> tuple[np.ndarray, int]:
         return _quantised_rows(data, place + 1)
     rows, columns = struct.unpack_from("<2q", data, place + 1)
     dense = np.frombuffer(data, "<f4", rows * columns, place + 17).reshape(rows, columns)
-    return _at_cache_lines(dense), place + 17 + dense.nbytes
+    return dense, place + 17 + dense.nbytes
 
 
 def _quantised_rows(data: np.ndarray, place: int) -> tuple[np.ndarray, int]:
@@ -128,7 +131,7 @@ def _quantised_rows(data: np.ndarray, place: int) -> tuple[np.ndarray, int]:
         norms = np.frombuffer(data, np.uint8, rows, place)
         _, centroids, place = _quantiser(data, place + rows)
         dense *= centroids[norms][:, None]
-    return _at_cache_lines(dense), place
+    return dense, place
 
 
 def _at_cache_lines(rows: np.ndarray) -> np.ndarray:
@@ -146,13 +149,22 @@ def _quantiser(data: np.ndarray, place: int) -> tuple[tuple[int, ...], np.ndarra
     return head, centroids, place + 16 + centroids.nbytes
 
 
-def _tree(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """fastText's Huffman tree over labels that come in falling order of their counts."""
+def _projected(rows: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Each row's share of the logits: a mean of these is the logits of the mean, and they take less room."""
+    shares = np.empty((len(rows), output.shape[1]), np.float32)
+    _project(rows, output, shares)
+    return shares
+
+
+def _tree(counts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """fastText's Huffman tree over labels that come in falling order of their counts: parents, right, children."""
     labels = len(counts)
-    weights = [*counts, *[10**15] * (labels - 1)]
-    parents, right = np.full(2 * labels - 1, -1, np.int32), np.zeros(2 * labels - 1, np.bool_)
+    nodes, inner = max(0, 2 * labels - 1), max(0, labels - 1)
+    weights = [*counts, *[10**15] * inner]
+    parents, right = np.full(nodes, -1, np.int32), np.zeros(nodes, np.bool_)
+    children = np.zeros((inner, 2), np.int32)
     leaf, node = labels - 1, labels
-    for above in range(labels, 2 * labels - 1):
+    for above in range(labels, nodes):
         total = 0
         for child in range(2):
             if leaf >= 0 and weights[leaf] < weights[node]:
@@ -161,8 +173,31 @@ def _tree(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
                 lightest, node = node, node + 1
             total += weights[lightest]
             parents[lightest], right[lightest] = above, child == 1
+            children[above - labels, child] = lightest
         weights[above] = total
-    return parents, right
+    return parents, right, children
+
+
+@njit(nogil=True, cache=True)
+def _project(rows, output, shares):
+    for row in range(len(rows)):
+        for label in range(output.shape[1]):
+            share = 0.0
+            for column in range(len(output)):
+                share += np.float64(rows[row, column]) * output[column, label]
+            shares[row, label] = share
+
+
+@njit(nogil=True, cache=True)
+def spelled(data, place, ends):
+    """The bytes of the dictionary's entries without what lies between them."""
+    out = np.empty(ends[-1], np.uint8)
+    for entry in range(len(ends) - 1):
+        for at in range(ends[entry], ends[entry + 1]):
+            out[at] = data[place]
+            place += 1
+        place += 10
+    return out
 
 
 @njit(nogil=True, cache=True)

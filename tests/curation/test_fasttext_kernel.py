@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import random
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -16,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.measure.fasttext_kernel import predict, predict_label
+from curation.measure import fasttext_subwords
+from curation.measure.fasttext_kernel import PIECE, predict, predict_label
 from curation.measure.fasttext_model import read_model
 from curation.measure.utf8 import text_buffers
 
@@ -132,3 +135,47 @@ def test_slices_of_a_buffer_and_batches_change_nothing():
     later = predict(own, *(lambda d, o: (d, o[:-1], o[1:]))(*text_buffers(texts.slice(7, 5))))
     assert np.array_equal(whole[0][7:12], later[0])
     assert np.array_equal(whole[1][7:12], later[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_longer_than_a_piece_are_equal_to_the_library(kind):
+    """Words and n-grams across the seams, a seam at every place of a word, and words longer than a piece."""
+    library, own = model(kind, False)
+    text = " ".join(sentences()[:150])
+    assert len(text) > 2 * PIECE
+    texts = [text[shift:] for shift in range(9)] + ["x" * (2 * PIECE + 3) + " the value", "a " * PIECE]
+    texts += [text[:PIECE] + " </s> " + text[PIECE:], "é" * PIECE + " the value", text[: PIECE - 1] + " "]
+    assert_equal(library, own, texts)
+
+
+def test_what_a_thread_has_kept_changes_no_result(monkeypatch):
+    """One slot for all words, a cold cache, a full one and four threads at once: the same bits."""
+    _, own = model("subwords", True)
+    data, offsets = text_buffers(pa.array(sentences()[:400], pa.large_string()))
+    whole = predict(own, data, offsets[:-1], offsets[1:])
+
+    def bits(part: slice) -> list[bytes]:
+        return [one.tobytes() for one in predict(own, data, offsets[:-1][part], offsets[1:][part])]
+
+    expected = [one.tobytes() for one in whole]
+    assert bits(slice(None)) == expected
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(bits, [slice(None)] * 8)) == [expected] * 8
+        halves = list(threads.map(bits, [slice(0, 77), slice(77, None)]))
+    assert [a + b for a, b in zip(*halves, strict=True)] == expected
+    monkeypatch.setattr(fasttext_subwords, "CACHE_SLOTS", 1)
+    one_slot = dataclasses.replace(own, kept=threading.local())
+    assert [one.tobytes() for one in predict(one_slot, data, offsets[:-1], offsets[1:])] == expected
+
+
+def test_a_kept_word_is_told_apart_by_its_bytes():
+    """Planted: the sum of another word in the slot is used if only its spelling is written over."""
+    _, own = model("subwords", False)
+    data, offsets = text_buffers(pa.array(["zqxj"], pa.large_string()))
+    first = predict_label(own, data, offsets[:-1], offsets[1:], 1)
+    heads, sums, _ = own.kept.cache
+    slot = int(np.flatnonzero((heads[:, 0] == int.from_bytes(b"zqxj", "little")) & (heads[:, 4] == 4))[0])
+    sums[slot, 1] += 1
+    assert predict_label(own, data, offsets[:-1], offsets[1:], 1)[2] != first[2]
+    heads[slot, 0] += 1
+    assert predict_label(own, data, offsets[:-1], offsets[1:], 1)[2] == first[2]
