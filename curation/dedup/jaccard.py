@@ -1,6 +1,6 @@
-"""True Jaccard similarity of documents: sets of the 64-bit hashes of their word n-grams, intersected.
+"""True Jaccard similarity of documents: sets of the 64-bit hashes of their shingles, intersected.
 
-The sets of a shard's candidates are stored one after the other, each sorted, in one file. Two distinct n-grams
+The sets of a shard's candidates are stored one after the other, each sorted, in one file. Two distinct shingles
 have the same hash with a probability of 2^-64, far below what the similarity of any real pair could notice.
 """
 
@@ -13,28 +13,37 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from curation.dedup.minhash import string_buffers
-from curation.dedup.shingles import TABLES, hash_words, roll
+from curation.dedup.scheme import Shingling
+from curation.dedup.shingles import TABLES, roll
+from curation.dedup.units import KINDS, UNIT_BYTES, buffers, hash_units
 from curation.files import atomic
 
 
-def shingle_sets(texts: pa.Array, ngram: int) -> list[np.ndarray]:
+def shingle_sets(texts: pa.Array, shingling: Shingling) -> list[np.ndarray]:
     """Of each large string the sorted distinct 64-bit hashes of its shingles, uint64."""
-    data, offsets = string_buffers(texts)
-    bounds = offsets.tolist()
-    return [np.unique(_shingle_hashes(data, *bounds[at : at + 2], TABLES, ngram)) for at in range(len(texts))]
+    if shingling.unit == "datatrove":
+        from curation.dedup import datatrove  # reads spaCy's tables
+
+        lists = datatrove.shingle_hashes(texts, shingling.ngram, "xxhash64")
+    else:
+        data, offsets = buffers(texts, shingling)
+        bounds, kind = offsets.tolist(), KINDS[shingling.unit]
+        lists = (
+            _shingle_hashes(kind, data, *bounds[at : at + 2], TABLES, shingling.ngram) for at in range(len(texts))
+        )
+    return [np.unique(hashes) for hashes in lists]
 
 
 @njit(nogil=True, cache=True)
-def _shingle_hashes(data, start, end, tables, ngram):
-    words = np.empty((end - start) // 2 + 1, np.uint64)  # a word and what parts it from the next are two bytes
-    count, _ = hash_words(data, start, end, tables, words, 0)
+def _shingle_hashes(kind, data, start, end, tables, ngram):
+    units = np.empty((end - start) // UNIT_BYTES[kind] + 1, np.uint64)
+    count, _ = hash_units(kind, data, start, end, tables, units, 0)
     out = np.empty(max(0, count - ngram + 1), np.uint64)
-    roll(words, count, ngram, out)
+    roll(units, count, ngram, out)
     return out
 
 
-def write_sets(path: Path, texts: Iterable[pa.Array], ngram: int) -> np.ndarray:
+def write_sets(path: Path, texts: Iterable[pa.Array], shingling: Shingling) -> np.ndarray:
     """Write the shingle sets of texts, given in batches, to `path`. Returns their sizes, int64.
 
     Memory: a batch and its sets.
@@ -42,7 +51,7 @@ def write_sets(path: Path, texts: Iterable[pa.Array], ngram: int) -> np.ndarray:
     sizes = []
     with atomic(path) as temporary, open(temporary, "wb") as file:
         for batch in texts:
-            for hashes in shingle_sets(batch, ngram):
+            for hashes in shingle_sets(batch, shingling):
                 sizes.append(len(hashes))
                 file.write(hashes.tobytes())
     return np.array(sizes, np.int64)

@@ -3,65 +3,24 @@
 The signature of a document is, for each permutation k, the minimum over its shingles s of
 `a_k * fmix32(h(s)) + b_k` modulo 2^32, where `h` is `curation.dedup.shingles.shingle_hash`. Permutations and
 pre-mix are those of datasketch 2.x, scheme "affine32": a signature is bit-equal to that of
-`datasketch.MinHash(num_perm, seed, hashfunc=shingle_hash, scheme="affine32")` updated with
-`shingles(text, ngram)`, and datasketch's indexes can hold ours. The estimator is due to Broder (1997), "On the
-resemblance and containment of documents".
+`datasketch.MinHash(num_perm, seed, hashfunc=hashfunc(scheme), scheme="affine32")` updated with the shingles, both
+of `curation.dedup.units`, and datasketch's indexes can hold ours. The estimator is due to Broder (1997), "On the
+resemblance and containment of documents". Signatures of unit "datatrove" are datatrove's instead.
 
-A document with fewer words than the n-gram has no signature and is never a fuzzy duplicate.
+A document with fewer units than the n-gram has no signature and is never a fuzzy duplicate.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import numpy as np
 import pyarrow as pa
 from numba import njit
-from pydantic import BeforeValidator, Field
 
-from curation.config import Strict
-from curation.dedup.shingles import BLOCK, TABLES, hash_words, roll
+from curation.dedup.scheme import Scheme
+from curation.dedup.shingles import BLOCK, TABLES, roll
+from curation.dedup.units import KINDS, buffers, hash_units
 
 _UNROLL = 8  # shingles that one pass over the permutations takes together
-
-
-class Scheme(Strict):
-    """How signatures are made and cut into bands: `bands` groups of `rows` consecutive permutations."""
-
-    ngram: Annotated[int, Field(ge=1, le=64)] = 5
-    bands: Annotated[int, Field(ge=1)] = 14
-    rows: Annotated[int, Field(ge=1)] = 8
-    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 1
-
-    @property
-    def permutations(self) -> int:
-        return self.bands * self.rows
-
-    def detection(self, similarity: float | np.ndarray) -> float | np.ndarray:
-        """The probability that two documents of this Jaccard similarity share a band: 1 - (1 - s^r)^b.
-
-        Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4.2.
-        """
-        return 1 - (1 - similarity**self.rows) ** self.bands
-
-
-PRESETS = {
-    "fineweb": Scheme(bands=14, rows=8),  # datatrove, examples/fineweb.py
-    "dolma3": Scheme(bands=26, rows=11),  # Olmo 3 report, A.2.2
-}
-
-
-def _parse_scheme(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in PRESETS:
-            raise ValueError(f"expected a scheme of {', '.join(sorted(PRESETS))}, or ngram, bands, rows, seed")
-        return PRESETS[value]
-    return value
-
-
-SchemeField = Annotated[
-    Scheme, BeforeValidator(_parse_scheme, json_schema_input_type=Scheme | str)
-]  # a preset's name, or a mapping
 
 
 def permutations(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
@@ -72,19 +31,26 @@ def permutations(scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signatures(texts: pa.Array | pa.ChunkedArray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
-    """The signatures of an array of large strings: (uint32[n, permutations], bool[n] has one).
+    """The signatures of an array of large strings: (scheme.dtype[n, permutations], bool[n] has one).
 
-    Where a text is null or has fewer than `scheme.ngram` words, the row is 0 and the flag false.
+    Where a text is null or has fewer than `scheme.ngram` units, the row is 0 and the flag false.
     """
-    factors, summands = permutations(scheme)
-    out = np.zeros((len(texts), scheme.permutations), np.uint32)
+    out = np.zeros((len(texts), scheme.permutations), scheme.dtype)
     has = np.zeros(len(texts), np.bool_)
     row = 0
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        data, offsets = string_buffers(chunk)
         rows = slice(row, row + len(chunk))
-        _signatures(data, offsets, TABLES, scheme.ngram, factors, summands, out[rows], has[rows])
         row += len(chunk)
+        if not pa.types.is_large_string(chunk.type):
+            raise TypeError(f"expected an array of large_string, found {chunk.type}; cast it first")
+        if scheme.unit == "datatrove":
+            from curation.dedup import datatrove  # reads spaCy's tables
+
+            datatrove.write_signatures(chunk, scheme, out[rows], has[rows])
+            continue
+        data, offsets = buffers(chunk, scheme)
+        kind, draws = KINDS[scheme.unit], permutations(scheme)
+        _signatures(kind, data, offsets, TABLES, scheme.ngram, *draws, out[rows], has[rows])
     return out, has
 
 
@@ -132,18 +98,18 @@ def _take_minima(hashes, count, factors, summands, minima):
 
 
 @njit(nogil=True, cache=True)
-def _signatures(data, offsets, tables, ngram, factors, summands, out, has):
-    word_hashes = np.empty(BLOCK + ngram - 1, np.uint64)
+def _signatures(kind, data, offsets, tables, ngram, factors, summands, out, has):
+    unit_hashes = np.empty(BLOCK + ngram - 1, np.uint64)
     shingle_hashes = np.empty(BLOCK, np.uint64)
     mixed = np.empty(BLOCK, np.uint32)
     for row in range(len(offsets) - 1):
         position, end, kept = offsets[row], offsets[row + 1], 0
         while position < end:
-            count, position = hash_words(data, position, end, tables, word_hashes, kept)
+            count, position = hash_units(kind, data, position, end, tables, unit_hashes, kept)
             found = count - ngram + 1
             if found <= 0:
-                break  # the text is at its end, since a full buffer holds more than ngram words
-            roll(word_hashes, count, ngram, shingle_hashes)
+                break  # the text is at its end, since a full buffer holds more than ngram units
+            roll(unit_hashes, count, ngram, shingle_hashes)
             for at in range(found):
                 mixed[at] = _fmix32(np.uint32(shingle_hashes[at] >> np.uint64(32)))
             padded = -(-found // _UNROLL) * _UNROLL
@@ -154,4 +120,4 @@ def _signatures(data, offsets, tables, ngram, factors, summands, out, has):
             _take_minima(mixed, padded, factors, summands, out[row])
             kept = ngram - 1
             for at in range(kept):
-                word_hashes[at] = word_hashes[found + at]
+                unit_hashes[at] = unit_hashes[found + at]

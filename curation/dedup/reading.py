@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from curation.dedup.minhash import Scheme, signatures
+from curation.dedup.minhash import signatures
 from curation.dedup.pieces import Piece, pieces
 from curation.dedup.records import Fields, read_records
 from curation.dedup.reference import reference_metadata
+from curation.dedup.scheme import Scheme
 from curation.files import atomic, json_hash, write_parquet
 from curation.measure.station import in_order
 from curation.measure.utf8 import text_buffers
@@ -33,7 +34,7 @@ VERSION = 1
 def shard_schema(scheme: Scheme | None) -> pa.Schema:
     """The columns of a shard. `id` and `content_hash` are XXH3-128 of the text: equal texts have equal ids, and
     `origin` (the record's own id where a field is named, else file@offset) tells them apart."""
-    signature = pa.list_(pa.uint32(), scheme.permutations) if scheme else pa.null()
+    signature = scheme.signature if scheme else pa.null()
     return pa.schema(
         [
             ("id", pa.string()),

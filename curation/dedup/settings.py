@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from curation.config import Share, Strict
-from curation.dedup.minhash import Scheme, SchemeField
+from curation.dedup.scheme import Scheme, SchemeField, Shingling
 from curation.dedup.trimming import Lines, Substring
 
 Wish = Literal["longest", "newest", "oldest"]
@@ -38,7 +38,7 @@ class Dedup(Strict):
     """Settings of exact and fuzzy deduplication.
 
     `scheme` is that of the measuring pass: "fineweb", "dolma3" or a mapping. Two documents that share a band are
-    near-duplicates if the Jaccard similarity of their sets of word `verify_ngram`-grams reaches `threshold`
+    near-duplicates if the Jaccard similarity of their sets of shingles of `verify_ngram` units reaches `threshold`
     (Olmo 3: 3-grams, 0.8). `max_bucket` bounds the work on a bucket of many documents: each is compared with
     the `max_bucket` most preferred ones of the bucket. A source that loses more than `alarm_share` of its
     documents to one stage raises an alarm. `index` is the folder of an index that fuzzy deduplication compares
@@ -56,6 +56,11 @@ class Dedup(Strict):
     substring: Annotated[Substring | None, Field(exclude=True)] = None
     # A path says nothing about results: the version found there is an input of the step instead.
     index: Annotated[Path | None, Field(exclude=True)] = None
+
+    @property
+    def verification(self) -> Shingling:
+        """The shingles whose sets are compared: those of the scheme, of `verify_ngram` units."""
+        return self.scheme.model_copy(update={"ngram": self.verify_ngram})
 
     @model_validator(mode="after")
     def _every_signed_document_has_an_ngram(self) -> Dedup:

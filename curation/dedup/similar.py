@@ -56,7 +56,7 @@ def similar_pairs(
     """
     fresh, settled = np.empty(len(number), bool), np.empty(len(number), bool)
     fresh[number], settled[number] = known.fresh, known.settled
-    sets = Sets(documents, number, config.verify_ngram)
+    sets = Sets(documents, number, config.verification)
     window, round_ = config.max_bucket, 0
     proposal = candidate_pairs(build, bands, number, fresh, settled, config)
     budget = ROUNDS_COST * config.max_bucket * proposal.entries

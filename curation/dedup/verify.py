@@ -8,6 +8,7 @@ import numpy as np
 
 from curation.dedup.documents import SCRATCH, Documents, Shard, write_array
 from curation.dedup.jaccard import similarities, write_sets
+from curation.dedup.scheme import Shingling
 from curation.dedup.settings import Dedup
 from curation.steps import Build
 
@@ -51,8 +52,8 @@ def verified_pairs(build: Build, sets: Sets, runs: list[Path], round_: int, conf
 class Sets:
     """Where the shingle set of each candidate lies: in which file, from where, how many hashes. By number."""
 
-    def __init__(self, documents: Documents, number: np.ndarray, ngram: int):
-        self.documents, self.number, self.ngram = documents, number, ngram
+    def __init__(self, documents: Documents, number: np.ndarray, shingling: Shingling):
+        self.documents, self.number, self.shingling = documents, number, shingling
         self.files: list[Path] = []
         self.file = np.zeros(len(number), np.uint32)  # place in `files`, plus one; 0: not written
         self.start, self.size = np.zeros(len(number), np.int64), np.zeros(len(number), np.uint32)
@@ -67,7 +68,7 @@ class Sets:
             if missing.any():
                 key = f"round {round_} sets {shard.key}"
                 path = _sets_file(build.folder, round_, shard)
-                units[key] = (shard, self.documents.columns["row"][part][missing], self.ngram, path)
+                units[key] = (shard, self.documents.columns["row"][part][missing], self.shingling, path)
                 members[key] = own[missing]
         build.map(_write_sets, units, "threads")
         for key, (_, _, _, path) in units.items():
@@ -100,8 +101,10 @@ def _verified_file(folder: Path, round_: int, at: int) -> Path:
     return folder / SCRATCH / "verified" / f"{round_:03d}-{at:06d}.npy"
 
 
-def _write_sets(folder: Path, key: str, shard: Shard, rows: np.ndarray, ngram: int, path: Path) -> dict[str, int]:
-    sizes = write_sets(path, shard.texts(rows), ngram)
+def _write_sets(
+    folder: Path, key: str, shard: Shard, rows: np.ndarray, shingling: Shingling, path: Path
+) -> dict[str, int]:
+    sizes = write_sets(path, shard.texts(rows), shingling)
     write_array(path.with_suffix(".sizes.npy"), sizes)
     return {"documents": len(sizes), "ngrams": int(sizes.sum())}
 

@@ -71,12 +71,11 @@ def text_columns(texts: pa.LargeStringArray) -> dict[str, pa.Array]:
     return columns
 
 
-def schema(permutations: int, groups: Iterable[Group] = ()) -> pa.Schema:
-    """The schema of a measurement file; `permutations` is the length of a MinHash signature, 0 without.
+def schema(minhash: pa.DataType, groups: Iterable[Group] = ()) -> pa.Schema:
+    """The schema of a measurement file; `minhash` is the type of a MinHash signature, null without.
 
     The columns of `groups` come last, in their order.
     """
-    minhash = pa.list_(pa.uint32(), permutations) if permutations else pa.null()
     return pa.schema(
         [
             ("id", pa.string()),
@@ -88,7 +87,7 @@ def schema(permutations: int, groups: Iterable[Group] = ()) -> pa.Schema:
             ("gzip_ratio", pa.float64()),  # gzip level 6, compressed / original, of a prefix; null without text
             ("language", pa.string()),
             ("language_score", pa.float64()),
-            ("minhash", minhash),  # null where the text has fewer words than the n-gram
+            ("minhash", minhash),  # null where the text has fewer units than the n-gram
             # Unicode words that line edits remove to all of the text; null without words and without such an edit
             ("line_edit_word_share", pa.float64()),
             *((name, kind) for group in groups for name, kind in group.columns.items()),

@@ -19,7 +19,8 @@ import xxhash
 from pydantic import BeforeValidator, Field, field_validator
 
 from curation.config import Bytes, Strict
-from curation.dedup.minhash import Scheme, SchemeField, signatures
+from curation.dedup.minhash import signatures
+from curation.dedup.scheme import Scheme, SchemeField
 from curation.edits import EDITS, edits_path, span_table
 from curation.files import atomic, file_hash, write_parquet
 from curation.measure.columns import schema, text_columns
@@ -245,7 +246,7 @@ def _with_texts(documents: pa.Table, texts: pa.LargeStringArray) -> pa.Table:
 def measured_schema(config: Measure, groups: list[Group] | None = None) -> pa.Schema:
     """The schema of the measurement files that a configuration gives; `groups` as for `measure_table`."""
     groups = chosen(config.groups) if groups is None else groups
-    fields = schema(config.minhash.permutations if config.minhash else 0, groups)
+    fields = schema(config.minhash.signature if config.minhash else pa.null(), groups)
     paragraphs = PARAGRAPH_COLUMNS if config.language and config.language.paragraphs else {}
     return pa.schema([*fields, *paragraphs.items()])
 

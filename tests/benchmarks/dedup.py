@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from curation.dedup.minhash import PRESETS, signatures
+from curation.dedup.minhash import signatures
+from curation.dedup.scheme import PRESETS
 from tests.benchmarks.dedup_corpus import (
     KINDS,
     LEVELS,

@@ -34,7 +34,8 @@ from datasketch import MinHash
 from rich.console import Console
 from rich.table import Table
 
-from curation.dedup.minhash import PRESETS, Scheme, signatures
+from curation.dedup.minhash import signatures
+from curation.dedup.scheme import PRESETS, Scheme
 from curation.dedup.shingles import shingle_hash, shingles
 from curation.measure.language import LanguageIdentifier, language_model
 from curation.measure.station import Measure, measure_table

@@ -18,7 +18,7 @@ from curation.dedup.bands import ENTRY, band_entries, bucket_pairs, pairs_left_o
 from curation.dedup.documents import write_array
 from curation.dedup.jaccard import shingle_sets, similarities, write_sets
 from curation.dedup.keep import UNKNOWN_TIME, parse_times, preference
-from curation.dedup.minhash import Scheme
+from curation.dedup.scheme import Scheme, Shingling
 from curation.dedup.settings import Keep
 from curation.dedup.shingles import shingle_hash64, shingles
 from curation.dedup.unionfind import components, keep_representatives
@@ -147,7 +147,7 @@ def test_similarities_are_those_of_python_sets(texts, threshold):
     sets = [[set(shingles(text, 2)) for text in pair] for pair in texts]
     stored, bounds = [], []
     for side in (0, 1):
-        hashes = shingle_sets(pa.array([pair[side] for pair in texts], pa.large_string()), 2)
+        hashes = shingle_sets(pa.array([pair[side] for pair in texts], pa.large_string()), Shingling(ngram=2))
         expected = [sorted(shingle_hash64(s) for s in pair[side]) for pair in sets]
         assert [h.tolist() for h in hashes] == expected
         ends = np.cumsum([len(h) for h in hashes])
@@ -181,7 +181,7 @@ def test_sets_of_some_rows_are_read_in_batches(tmp_path):
     )
     pq.write_table(table, tmp_path / "pool.parquet", row_group_size=100)
     rows = np.array([0, 255, 256, 257, 511, 699], np.uint32)
-    sizes = write_sets(tmp_path / "sets.u64", shard_of(tmp_path / "pool.parquet").texts(rows), 3)
+    sizes = write_sets(tmp_path / "sets.u64", shard_of(tmp_path / "pool.parquet").texts(rows), Shingling(ngram=3))
     expected = [sorted({shingle_hash64(s) for s in shingles(texts[row], 3)}) for row in rows]
     assert sizes.tolist() == [len(hashes) for hashes in expected]
     assert np.fromfile(tmp_path / "sets.u64", np.uint64).tolist() == [h for hashes in expected for h in hashes]
@@ -196,7 +196,7 @@ def test_sets_of_long_documents_are_made_a_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BATCH_BYTES", 8 * size)
     monkeypatch.setattr(documents, "rendered_text", lambda table: seen.append(len(table)) or rendered_text(table))
     rows = np.arange(40, dtype=np.uint32)
-    sizes = write_sets(tmp_path / "sets.u64", shard_of(tmp_path / "pool.parquet").texts(rows), 3)
+    sizes = write_sets(tmp_path / "sets.u64", shard_of(tmp_path / "pool.parquet").texts(rows), Shingling(ngram=3))
     assert len(sizes) == sum(seen) == 40
     assert max(seen) <= 8
 
@@ -270,5 +270,5 @@ def test_times_are_compared_as_times():
 
 @pytest.mark.parametrize("text", ["a b", "世界世界", "a世a世a", "é", "𝒳 𝒳", ""])
 def test_the_densest_texts_fit_the_buffer_of_words(text):
-    (hashes,) = shingle_sets(pa.array([text], pa.large_string()), 1)
+    (hashes,) = shingle_sets(pa.array([text], pa.large_string()), Shingling(ngram=1))
     assert hashes.tolist() == sorted({shingle_hash64(s) for s in shingles(text, 1)})

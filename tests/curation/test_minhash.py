@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.dedup import minhash
-from curation.dedup.minhash import PRESETS, Scheme, signatures
+from curation.dedup.minhash import signatures
+from curation.dedup.scheme import PRESETS, Scheme
 from curation.dedup.shingles import (
     BLOCK,
     TABLES,
