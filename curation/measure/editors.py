@@ -13,6 +13,7 @@ from curation.compose import compose
 from curation.edits import SPANS, apply_edits, span_values
 from curation.measure.line_edits import line_spans, newline_spans
 from curation.measure.next_word import count_words
+from curation.measure.pii import pii_spans
 from curation.measure.render import rendered_text
 from curation.measure.unicode import FLAGS
 from curation.measure.utf8 import text_buffers
@@ -24,6 +25,7 @@ LINES = "dolma3_lines"
 EDITORS: dict[str, Find] = {
     "newlines": newline_spans,  # runs of three and more newlines become two
     LINES: line_spans,  # the lines and phrases that Dolma 3 takes out of prose
+    "pii": pii_spans,  # masks in the place of personal data
 }
 
 

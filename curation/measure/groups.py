@@ -12,9 +12,10 @@ from curation.measure.code.group import GROUP as CODE
 from curation.measure.entropy import GROUP as ENTROPY
 from curation.measure.group import Group
 from curation.measure.madlad import GROUP as MADLAD
+from curation.measure.pii import GROUP as PII
 from curation.measure.url import GROUP as URL
 
-GROUPS: dict[str, Group] = {group.name: group for group in (CODE, ENTROPY, MADLAD, URL)}
+GROUPS: dict[str, Group] = {group.name: group for group in (CODE, ENTROPY, MADLAD, PII, URL)}
 
 
 def chosen(names: Iterable[str] | None) -> list[Group]:
