@@ -26,7 +26,9 @@ from curation.extractor import Extractor, HelperError
 from curation.files import atomic, json_hash
 from curation.read.admit import admitted
 from curation.read.dataset import Dataset
-from curation.read.inventory import find_files, inventory, units
+from curation.read.inventory import files_below, find_files, inventory, units
+from curation.read.licences import FILES as LICENCE_FILES
+from curation.read.licences import with_licences
 from curation.read.record import Limits, Problem, RawFile, Skipped
 from curation.read.registry import READERS, Reader
 from curation.read.shards import ShardWriter
@@ -97,7 +99,9 @@ def ingest(ctx: Context, source: Source) -> StepOutput:
         / f"hashes-{hashlib.sha256(os.fsencode(str(folder))).hexdigest()[:16]}-{source.name}.json"
     )
     files = inventory(folder, paths, cache, ctx.executor)
-    listing = json_hash([[file.relative, file.hash] for file in files])
+    if reader.licences:
+        files = with_licences(files, files_below(source.root, LICENCE_FILES)[1])
+    listing = json_hash([[file.relative, file.hash, *filter(None, [file.licence])] for file in files])
     config = _literals(source, reader)
     return step(
         ctx,

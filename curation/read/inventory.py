@@ -38,7 +38,7 @@ def find_files(
     __pycache__ are left out, and so is this project itself from the Python environment. Raises ConfigError where
     the root is no folder, where a pattern of `include` matches no file, or where nothing is left.
     """
-    folder, below = _below(root, ("**/*",) if dataset else include or default)
+    folder, below = files_below(root, ("**/*",) if dataset else include or default)
     if dataset:
         names = sorted(filter(lambda name: not _HIDDEN.match(name), below))
         found = set(dataset_files(names, lambda name: _bytes(below[name]), _matches, dataset))
@@ -54,7 +54,7 @@ def find_files(
     return folder, [below[path] for path in kept]
 
 
-def _below(root: str, patterns: tuple[str, ...]) -> tuple[Path | str, dict[str, Path | RemotePath]]:
+def files_below(root: str, patterns: tuple[str, ...]) -> tuple[Path | str, dict[str, Path | RemotePath]]:
     """The root and the files below it that a pattern matches, by their relative paths."""
     for pattern in patterns:
         if pattern.startswith("/") or ".." in pattern.split("/"):

@@ -31,6 +31,7 @@ class RawFile(NamedTuple):
     relative: str  # to the source's root, with forward slashes
     hash: str  # SHA-256 of the whole file's bytes
     part: Part | None = None  # None: all of it
+    licence: str | None = None  # of the folder, for the readers of source trees
 
 
 class Limits(NamedTuple):

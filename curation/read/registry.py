@@ -25,6 +25,7 @@ class Reader:
     include: tuple[str, ...] = ("**/*",)  # where the source names none
     depends: tuple[str, ...] = ()  # "python" or distributions whose version can change the result
     empty: bool = False  # an empty file is usual and no problem
+    licences: bool = False  # whether a file's folder has a licence for it
     divide: Callable[[RawFile, Any, Limits, LocalExecutor], list[Part]] | None = None  # how a big file is divided
 
 
@@ -50,7 +51,7 @@ HTML_FILES = ("**/*.html", "**/*.htm")
 READERS: dict[str, Reader] = {
     "records": _rows(shapes.records, "text", shapes.TextOptions),
     "plain_text": Reader(text.plain_text, "text", text.PlainOptions, divide=_by_lines),
-    "source_tree": Reader(text.source_tree, "text", text.TreeOptions, empty=True),
+    "source_tree": Reader(text.source_tree, "text", text.TreeOptions, empty=True, licences=True),
     "warc": Reader(web.warc, "text", web.WebOptions, depends=("resiliparse", "fastwarc")),
     "html_files": Reader(web.html_files, "text", web.WebOptions, HTML_FILES, ("resiliparse",)),
     "alpaca": _rows(chat.alpaca, "chat", chat.AlpacaOptions),

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from curation.config import Strict
+from curation.read.licences import declared, vendored
 from curation.read.record import BrokenFileError, Document, Item, Limits, Problem, RawFile, Skipped, whole_file
 from curation.read.rows import lines
 from curation.read.streams import chunks, plain_name
@@ -38,7 +39,9 @@ class PlainOptions(Strict):
 
 
 class TreeOptions(Strict):
-    """Options of the reader `source_tree`: none so far."""
+    """Options of the reader `source_tree`."""
+
+    vendored: bool = True  # whether the files of vendored folders are read, and marked, or passed over
 
 
 LANGUAGES = {
@@ -105,13 +108,20 @@ def plain_text(file: RawFile, limits: Limits, options: PlainOptions) -> Iterator
 
 
 def source_tree(file: RawFile, limits: Limits, options: TreeOptions) -> Iterator[Item]:
-    """A source file a document, its language by the suffix of its name. The path is the document's origin."""
+    """A source file a document. In its metadata: its language by the suffix of its name, its licence (what it
+    names itself, else the nearest licence file's) and whether it is other people's code. Its path is its origin.
+    """
+    foreign = vendored(file.relative)
+    if foreign and not options.vendored:
+        yield Skipped("vendored")
+        return
     text = whole_text(file, limits)
     if isinstance(text, Problem):
         yield text
         return
     language = LANGUAGES.get(PurePosixPath(plain_name(file.path.name)).suffix)
-    yield Document("0", 0, text, metadata={"language": language} if language else {})
+    known = {"language": language, "license": declared(text) or file.licence, "vendored": foreign or None}
+    yield Document("0", 0, text, metadata={key: value for key, value in known.items() if value is not None})
 
 
 def _pieces(file: RawFile, limits: Limits, options: PlainOptions) -> Iterator[Item]:
