@@ -226,6 +226,30 @@ def test_a_measurement_that_was_not_taken_says_how_to_get_it(workspace, run, mea
             ask(measured_pools(run, ["web"]))
 
 
+def test_a_profile_with_other_edits_asks_for_measuring_anew(workspace, run, profile):
+    made = Profile.model_validate({**profile.model_dump(), "edits": ["newlines"]})
+    pools = measured_pools(run, ["web"])
+    with pytest.raises(ConfigError, match="edits text by newlines, but pool 'web' was measured with no edits"):
+        decide_pools(Context(workspace), pools, made)
+
+
+def test_what_a_short_circuit_left_out_is_not_guessed(workspace, run, profile):
+    [pool] = measured_pools(run, ["web"])
+    asked = Measure(minhash="off", language="off", groups=(), short_circuit=True)
+    late = {"name": "gzip", "measurement": "gzip_ratio", "drop_below": 0.1, "source": "a test"}
+    made = Profile.model_validate({**profile.model_dump(), "rules": [*profile.model_dump()["rules"], late]})
+    short = replace(pool, measured=measure(Context(workspace), pool.documents, asked, profile=made))
+    [decided] = decide_pools(Context(workspace), [short], made)
+    assert {rule.failing_alone for rule in decided.rules} == {None}
+    print_decided([decided], made, Console(file=io.StringIO()))
+    [effect] = what_if([short], made, ["gzip=0.9"], 1).effects  # a rule that comes later can be asked about
+    [whole] = what_if([pool], made, ["gzip=0.9"], 1).effects
+    assert effect == whole
+    assert effect.lost[0] > 0
+    with pytest.raises(ConfigError, match="`short_circuit` under other early rules"):
+        what_if([short], made, ["few_words=5"], 1)
+
+
 def test_the_drawing_names_both_cuts_and_escapes_every_text(run, profile, tmp_path):
     answer = what_if(measured_pools(run, ["web"]), profile, ["few_words=5"], 9)
     page = write_page(answer, tmp_path / "page.html").read_text(encoding="utf-8")
