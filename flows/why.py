@@ -90,7 +90,9 @@ def _print_edit(edit: dict[str, Any], console: Console) -> None:
     console.print(Text.assemble((f"{edit['step'].partition('/')[0]:9} ", "bold"), human.clean(head)))
     for span in edit["shown"]:
         put = f" → {human.clean(span['replacement'])}" if span["replacement"].strip() else ""
-        text = f"{span['rule']}, bytes {span['start']:,} to {span['end']:,}: {span['text']}{put}"
+        twin = span["twin"]
+        also = f", also in {twin['id'][:12]} of {twin['source']}" if twin else ""
+        text = f"{span['rule']}, bytes {span['start']:,} to {span['end']:,}{also}: {span['text']}{put}"
         console.print(Padding(Text(text, "dim"), (0, 4, 0, 10), expand=False))
 
 

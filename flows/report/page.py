@@ -19,6 +19,7 @@ from flows.report.measurements import measurements
 from flows.report.mixes import mixes
 from flows.report.overview import overview
 from flows.report.quality import quality
+from flows.report.repeats import repeats
 from flows.report.samples import samples
 from flows.report.tokenizer import tokenizer
 from flows.report.training import training
@@ -51,6 +52,7 @@ def view(run: Run) -> dict[str, Any]:
         "waterfall": waterfall(run, census),
         "measurements": measurements(run),
         "duplicates": duplicates(run),
+        "repeats": repeats(run),
         "tokenizer": tokenizer(run),
         "contamination": contamination(run),
         "quality": quality(run),

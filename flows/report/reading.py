@@ -23,6 +23,8 @@ STAGE_LABELS = {
     "rules": "rules",
     "exact": "exact duplicates",
     "fuzzy": "near-duplicates",
+    "lines": "repeated lines",
+    "substring": "repeated substrings",
     "decontaminate": "contamination",
 }
 EDIT_STATIONS = ("edit", "trim-lines", "trim")  # in the order of the line; each writes pools anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import random
@@ -11,12 +12,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 from tokenizers import Tokenizer
 
 from curation.dedup import cuts
 from curation.mix.manifest import load_manifest, verify_manifest
 from flows.execute import Options, execute
 from flows.pipeline import load_pipeline
+from flows.report.page import render
+from flows.why import print_story, why
 from tests.mini import fingerprints, write_inputs, write_pipeline
 
 MENU = "Home | News | Contact | Privacy | Imprint of this site"
@@ -89,6 +93,30 @@ def test_bytes_and_documents_close(finished):
             for row, size in enumerate(sizes):
                 assert places.get((path.stem, row), size) == size
     assert finished.step("dedup-lines").counts["by_source"]["notes"]["bytes_cut"] == 9 * (len(MENU) + 1)
+
+
+def test_why_tells_where_the_text_stayed(finished):
+    output = finished.step("dedup-substring")
+    (path,) = (output.folder / "repeats" / "notes").glob("*.parquet")
+    repeats = pq.read_table(path).to_pylist()
+    pool = pq.read_table(finished.step("ingest/notes").shards()[0]).to_pylist()
+    cut, kept = pool[repeats[0]["row"]], repeats[0]["twin"]
+    out = io.StringIO()
+    print_story(why(finished, cut["id"]), Console(file=out, width=200, color_system=None))
+    told = out.getvalue()
+    assert "repeated_line" in told
+    assert "repeated_substring" in told
+    assert f"also in {kept[:12]}" in told
+    assert "Notice of <b>licence</b>" in told
+
+
+def test_the_report_counts_what_was_cut(finished):
+    html = render(finished)
+    cut = finished.step("dedup-substring").counts
+    assert "Repeated text" in html
+    assert f"{cut['bytes_cut']:,}" in html
+    assert "Notice of &lt;b&gt;licence" in html
+    assert "<b>licence" not in html
 
 
 def test_a_run_that_is_cut_off_gives_the_same(tmp_path, pipeline, finished, monkeypatch):
