@@ -1,4 +1,4 @@
-"""Repeated text that was cut: how much of each source, and the longest pieces with the documents that have them too."""
+"""Repeated text that was cut: how much of each source, the longest pieces, and who has them too."""
 
 from __future__ import annotations
 
