@@ -37,9 +37,14 @@ from curation.read.streams import chunks
 # "function_call" is what the model writes and "observation" what a tool answers (LLaMA-Factory's ShareGPT).
 ROLES = {
     "system": "system",
+    "developer": "system",
     "human": "user",
     "user": "user",
+    "prompter": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "assistant": "assistant",
     "model": "assistant",
     "function_call": "assistant",
@@ -54,7 +59,31 @@ def turn(value: Any, role_key: str, content_key: str) -> Message:
     role = string_at(value, role_key)
     if role not in ROLES:
         raise BadRecordError(f"role '{role}' is not known; expected one of {', '.join(ROLES)}")
-    return {"role": ROLES[role], "content": string_at(value, content_key)}
+    return {"role": ROLES[role], "content": _content(value, content_key)}
+
+
+def _content(value: dict[str, Any], key: str) -> str:
+    """What a turn says: a string; the joined text of a list of parts; calls of tools as JSON if it says nothing.
+
+    Raises BadRecordError for parts that are not text: a model of text would answer what it was not shown.
+    """
+    said = value.get(key)
+    if isinstance(said, list):
+        if wrong := [part for part in said if not isinstance(part, dict) or part.get("type", "text") != "text"]:
+            what = wrong[0].get("type") if isinstance(wrong[0], dict) else kind_of(wrong[0])
+            raise BadRecordError(f"'{key}' has a part that is {what!r}, expected parts of type 'text'")
+        said = "".join(string_at(part, "text") for part in said)
+    elif said is None and (calls := value.get("tool_calls")):
+        said = orjson.dumps(calls).decode()
+    return string_at(value if said is None else {key: said}, key)
+
+
+def turns_of(value: Any, key: str) -> list[Message] | None:
+    """The turns of a list of {role, content}; None where the field holds no list."""
+    found = value.get(key)
+    if not isinstance(found, list):
+        return None
+    return [turn(one, "role", "content") for one in list_at(value, key)]
 
 
 def conversation(messages: list[Message], row: dict[str, Any], without: tuple[str, ...]) -> Document:
@@ -83,11 +112,18 @@ def alpaca(file: RawFile, limits: Limits, options: AlpacaOptions) -> Iterator[It
     return shaped(file, limits, options, shape)
 
 
-def sharegpt(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
+class ShareOptions(RowOptions):
+    conversations_key: str = "conversations"
+    role_key: str = "from"
+    content_key: str = "value"
+
+
+def sharegpt(file: RawFile, limits: Limits, options: ShareOptions) -> Iterator[Item]:
     """conversations: a list of {from, value}; a field `tools` is given to the model as a system turn."""
 
     def shape(row, options):
-        messages = [turn(value, "from", "value") for value in list_at(row, "conversations")]
+        said = list_at(row, options.conversations_key)
+        messages = [turn(value, options.role_key, options.content_key) for value in said]
         system = "\n\n".join(filter(None, (optional_string(row, "system"), optional_string(row, "tools"))))
         if system.strip() and system.strip() != "[]":
             messages.insert(0, {"role": "system", "content": system})
@@ -117,12 +153,15 @@ class QuestionOptions(RowOptions):
 
 
 def question_answer(file: RawFile, limits: Limits, options: QuestionOptions) -> Iterator[Item]:
-    """Two fields: what is asked, what is answered (GSM8K; prompt and completion)."""
+    """Two fields: what is asked, what is answered (GSM8K; prompt and completion). Each a string, or a list of
+    {role, content}.
+    """
 
     def shape(row, options):
-        answer = string_at(row, options.answer_key).removesuffix(options.strip_suffix)
-        turns = [user(string_at(row, options.question_key)), assistant(answer)]
-        return conversation(turns, row, (options.question_key, options.answer_key))
+        asked, answered = options.question_key, options.answer_key
+        before = turns_of(row, asked) or [user(string_at(row, asked))]
+        after = turns_of(row, answered) or [assistant(string_at(row, answered).removesuffix(options.strip_suffix))]
+        return conversation(before + after, row, (asked, answered))
 
     return shaped(file, limits, options, shape)
 

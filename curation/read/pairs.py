@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from curation.read.chat import instruction_text, turn
+from curation.read.chat import instruction_text, turn, turns_of
 from curation.read.record import (
     BadRecordError,
     Document,
@@ -40,14 +40,38 @@ def pair(
 
 
 def prompt_chosen_rejected(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
-    """prompt, chosen, rejected: three strings."""
+    """prompt, chosen, rejected: strings, or lists of {role, content}. Where chosen and rejected are lists that
+    hold the prompt themselves, the turns that they share are it.
+    """
 
     def shape(row, options):
-        prompt, chosen, rejected = (string_at(row, key) for key in ("prompt", "chosen", "rejected"))
         metadata = scalars(row, ("prompt", "chosen", "rejected"))
-        return pair([user(prompt)], [assistant(chosen)], [assistant(rejected)], metadata)
+        chosen, rejected = (turns_of(row, key) for key in ("chosen", "rejected"))
+        if chosen is None or rejected is None:
+            chosen, rejected = ([assistant(string_at(row, key))] for key in ("chosen", "rejected"))
+            return pair(turns_of(row, "prompt") or [user(string_at(row, "prompt"))], chosen, rejected, metadata)
+        prompt, chosen, rejected = parted(chosen, rejected)
+        if not prompt:
+            prompt = turns_of(row, "prompt") or [user(string_at(row, "prompt"))]
+        return pair(prompt, chosen, rejected, metadata)
 
     return shaped(file, limits, options, shape)
+
+
+def parted(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
+    """The turns that two conversations share at their beginning, and what each has after them.
+
+    Raises SkipRecord where they are equal, or go on with anything but an answer each.
+    """
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    if shared == len(chosen) == len(rejected):
+        raise SkipRecord("chosen equals rejected")
+    after = chosen[shared:], rejected[shared:]
+    if not all(messages and messages[0]["role"] == "assistant" for messages in after):
+        raise SkipRecord("the transcripts part at a human turn")
+    return chosen[:shared], *after
 
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
@@ -69,15 +93,10 @@ def transcripts(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[
 
     def shape(row, options):
         chosen, rejected = transcript(string_at(row, "chosen")), transcript(string_at(row, "rejected"))
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        if shared == len(chosen) == len(rejected):
-            raise SkipRecord("chosen equals rejected")
-        after = [messages[shared:] for messages in (chosen, rejected)]
-        if not shared or not all(messages and messages[0]["role"] == "assistant" for messages in after):
+        prompt, chosen, rejected = parted(chosen, rejected)
+        if not prompt:
             raise SkipRecord("the transcripts part at a human turn")
-        return pair(chosen[:shared], *after, scalars(row, ("chosen", "rejected")))
+        return pair(prompt, chosen, rejected, scalars(row, ("chosen", "rejected")))
 
     return shaped(file, limits, options, shape)
 

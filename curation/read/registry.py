@@ -55,7 +55,7 @@ READERS: dict[str, Reader] = {
     "warc": Reader(web.warc, "text", web.WebOptions, depends=("resiliparse", "fastwarc")),
     "html_files": Reader(web.html_files, "text", web.WebOptions, HTML_FILES, ("resiliparse",)),
     "alpaca": _rows(chat.alpaca, "chat", chat.AlpacaOptions),
-    "sharegpt": _rows(chat.sharegpt, "chat"),
+    "sharegpt": _rows(chat.sharegpt, "chat", chat.ShareOptions),
     "messages": _rows(chat.messages, "chat", chat.MessagesOptions),
     "question_answer": _rows(chat.question_answer, "chat", chat.QuestionOptions),
     "chain_of_thought": _rows(chat.chain_of_thought, "chat"),

@@ -96,6 +96,35 @@ def test_a_wrong_record_is_a_problem_that_says_what_was_found(read, row, error):
             [("system", "[t]"), ("user", "q"), ("assistant", "f"), ("tool", "r"), ("assistant", "a")],
         ),
         (
+            "sharegpt",
+            {"items": [{"role": "prompter", "text": "q"}, {"role": "chatgpt", "text": "a"}]},
+            {"conversations_key": "items", "role_key": "role", "content_key": "text"},
+            [("user", "q"), ("assistant", "a")],
+        ),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "developer", "content": "s"},
+                    {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "text": "!"}]},
+                    {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+                    {"role": "tool", "content": "1"},
+                    {"role": "assistant", "content": "a"},
+                ]
+            },
+            {},
+            [("system", "s"), ("user", "q!"), ("assistant", '[{"name":"f"}]'), ("tool", "1"), ("assistant", "a")],
+        ),
+        (
+            "question_answer",
+            {
+                "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+                "completion": [{"role": "assistant", "content": "a"}],
+            },
+            {"question_key": "prompt", "answer_key": "completion"},
+            [("system", "s"), ("user", "q"), ("assistant", "a")],
+        ),
+        (
             "self_instruct",
             {"instruction": "i", "instances": [{"input": "x", "output": "o"}]},
             {},
@@ -202,6 +231,40 @@ def test_pairs_of_strings_and_of_turns(read):
     }
     (item,) = read("sharegpt_pairs", [row])
     assert pair(item) == ([("user", "p")], [("assistant", "c")], [("assistant", "r")])
+
+
+QUESTION, GOOD, BAD = (
+    {"role": role, "content": text} for role, text in (("user", "p"), ("assistant", "c"), ("assistant", "r"))
+)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": [QUESTION], "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": [QUESTION], "chosen": "c", "rejected": "r"},
+        {"prompt": "p", "chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]},  # UltraFeedback, binarized
+        {"chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]},
+    ],
+)
+def test_pairs_of_messages(read, row):
+    (item,) = read("prompt_chosen_rejected", [row])
+    assert pair(item) == ([("user", "p")], [("assistant", "c")], [("assistant", "r")])
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "'content' is null, expected a string"),
+        (5, "'content' is a number"),
+        ([{"type": "image_url"}], "a part that is 'image_url', expected parts of type 'text'"),
+        (["text"], "a part that is 'a string'"),
+    ],
+)
+def test_a_turn_that_says_nothing_a_model_of_text_can_read(read, content, error):
+    (item,) = read("messages", [{"messages": [{"role": "user", "content": content}]}])
+    assert error in item.error
 
 
 @pytest.mark.parametrize(
