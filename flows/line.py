@@ -60,6 +60,7 @@ class Line:
 
     pools: Outputs = field(default_factory=dict)
     measured: Outputs = field(default_factory=dict)
+    scored: Outputs = field(default_factory=dict)  # measurements whose texts no later station has changed
     decided: Outputs = field(default_factory=dict)
     ledgers: list[StepOutput] = field(default_factory=list)  # of all stages that decide
     tokenizer: StepOutput | None = None
@@ -121,13 +122,21 @@ class Line:
         context, pipeline = self.context, self.pipeline
         what = pipeline.measure.model_copy(update={"minhash": pipeline.dedup.scheme})
         profiles = load_profiles(pipeline, self.folder)
+        by_name = {source.name: source for source in sources}
         self.measured |= self._each_source(
             "measure",
             lambda name: measure(
-                context, self.pools[name], what, profiles[name].edits, self.folder, profiles[name]
+                context,
+                self.pools[name],
+                what,
+                profiles[name].edits,
+                self.folder,
+                profiles[name],
+                self._given(by_name[name]),
             ),
             sources,
         )
+        self.scored |= {source.name: self.measured[source.name] for source in sources}
         self.decided |= self._each_source(
             "rules", lambda name: decide(context, self.measured[name], profiles[name]), sources
         )
@@ -166,6 +175,7 @@ class Line:
         measured = {one.name: self.measured[one.name] for one in sources}
         found = self.stage(name, lambda: find(context, pools, measured, ledgers, self.pipeline.dedup))
         self.ledgers = [*ledgers, found]
+        self.scored = {one: output for one, output in self.scored.items() if one not in pools}
         self.pools |= self._each_source(
             station, lambda one: edit_pool(context, f"{station}/{one}", pools[one], found), sources
         )
@@ -211,6 +221,12 @@ class Line:
             ),
         )
 
+    def _given(self, source: Source | Synthesis) -> list[Applied]:
+        """The classifiers with a model of the user's that are applied to a source."""
+        settings = self.pipeline.classifiers
+        names = [name for name in self.pipeline.classified(source) if settings[name].model]
+        return [given(name, settings[name], self.folder) for name in names]
+
     def _classify(self) -> Outputs:
         """Train the classifiers that are not given, and apply them: the steps `classify/<source>` by source."""
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
@@ -229,7 +245,13 @@ class Line:
         names = {source.name: pipeline.classified(source) for source in pipeline.all_sources}
         return self._each_source(
             "classify",
-            lambda source: classify(context, self.pools[source], ledgers, [applied[one] for one in names[source]]),
+            lambda source: classify(
+                context,
+                self.pools[source],
+                ledgers,
+                [applied[one] for one in names[source]],
+                self.scored.get(source),
+            ),
             [source for source in pipeline.all_sources if names[source.name]],
         )
 

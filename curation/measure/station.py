@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import BeforeValidator, Field, field_validator
 
+from curation.classify.group import groups_of
+from curation.classify.models import Applied
 from curation.config import Bytes, Strict
 from curation.dedup.minhash import signatures
 from curation.dedup.scheme import Scheme, SchemeField
@@ -39,7 +41,7 @@ from curation.rules.short_circuit import RECORDED, early, passing, spread
 from curation.rules.short_circuit import literals as early_literals
 from curation.steps import Context, StepOutput, step
 
-VERSION = 3
+VERSION = 4
 BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
@@ -86,6 +88,7 @@ def measure(
     edits: tuple[str, ...] = (),
     folder: Path = Path(),
     profile: Profile | None = None,
+    classifiers: Sequence[Applied] = (),
 ) -> StepOutput:
     """Measure every document of the pool `ingest/<source>`; the step `measure/<source>`.
 
@@ -94,11 +97,14 @@ def measure(
     writes them beside (`curation.edits.edits_path`): hashes, MinHash, language, gzip ratio, `bytes` and the groups
     that say so are then of the edited text, the other columns of the text as it was read. The paths of lists and
     functions are relative to `folder`; `profile` is what a short circuit goes by, and without one there is none.
+    Of `classifiers` those that `curation.classify.group` says so of are applied: their scores are columns too.
     Raises ConfigError if a language model or one of their files is missing.
     """
     config = config or Measure()
     groups, hashes = configured(config, folder, measured_schema(config, []).names)
-    inputs = {"pool": pool.content, **hashes}
+    scoring, models, applied = groups_of(classifiers, measured_schema(config, groups).names)
+    groups = [*groups, *scoring]
+    inputs = {"pool": pool.content, **hashes, **models}
     model = None
     if config.language:
         model = language_model(config.language.model)
@@ -121,6 +127,7 @@ def measure(
 
     literals = {**config.model_dump(mode="json"), "edits": list(edits), "libraries": libraries}
     literals[RECORDED] = early_literals(profile) if rules else None
+    literals |= {"classifiers": applied} if applied else {}
     return step(context, f"measure/{pool.source}", VERSION, literals, inputs, work)
 
 
