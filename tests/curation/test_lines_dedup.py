@@ -113,7 +113,7 @@ def cut_by_kernels(documents: list[tuple[str, str]], config: Lines) -> list[str 
     found = []
     for number, (source, text) in enumerate(documents):
         raw = np.frombuffer(text.encode(), np.uint8)
-        scope = hash(source) % 1000 if config.scope == "source" else 0
+        scope = len(source) if config.scope == "source" else 0
         choice = {"paragraphs": config.unit == "paragraph", "words": config.normalise == "words"}
         numbers = np.array([number], np.uint32)
         offsets = np.array([0, len(raw)])
