@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.report import svg
+from flows.report import human, svg
 from flows.report.reading import by_source
 from flows.run import Run
 
@@ -59,6 +59,8 @@ class Threshold:
     rule: str
     below: float | None
     above: float | None
+    where: str = ""  # the documents that it is for, if not all: then it colours no bin of them all
+    elsewhere: tuple[str, ...] = ()  # what overrides say for others
 
     def fails(self, values: np.ndarray) -> np.ndarray:
         out = np.zeros(len(values), bool)
@@ -91,8 +93,26 @@ def thresholds(profile: dict[str, Any]) -> dict[str, list[Threshold]]:
     for rule in profile.get("rules", []):
         below, above = rule.get("drop_below"), rule.get("drop_above")
         if below is not None or above is not None:
-            found.setdefault(rule["measurement"], []).append(Threshold(rule["name"], below, above))
+            limit = Threshold(rule["name"], below, above, _fitting(rule.get("where")), _elsewhere(rule, profile))
+            found.setdefault(rule["measurement"], []).append(limit)
     return found
+
+
+def _fitting(where: dict[str, list[str]] | None) -> str:
+    """{"language": ["de", "nl"]} -> "language de, nl"."""
+    return " and ".join(f"{human.label(name)} {', '.join(values)}" for name, values in (where or {}).items())
+
+
+def _elsewhere(rule: dict[str, Any], profile: dict[str, Any]) -> tuple[str, ...]:
+    """What each override makes of a rule, in words: "language de, nl: above 12"."""
+    said = []
+    for override in profile.get("overrides", []):
+        change = override["rules"].get(rule["name"])
+        if change is not None:
+            below, above = (change.get("drop_below"), change.get("drop_above")) if change else (None, None)
+            limit = f"below {human.number(below)}" if below is not None else f"above {human.number(above)}"
+            said.append(f"{_fitting(override['where'])}: {limit if change else 'off'}")
+    return tuple(said)
 
 
 def _group(group: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +158,15 @@ def _card(
         ]
         sums = {key: sum(row[key] for row in by_source) for key in ("failing", "failing_alone", "dropped")}
         rules.append(
-            {"name": limit.rule, "below": limit.below, "above": limit.above, "by_source": by_source, **sums}
+            {
+                "name": limit.rule,
+                "below": limit.below,
+                "above": limit.above,
+                "where": limit.where,
+                "elsewhere": limit.elsewhere,
+                "by_source": by_source,
+                **sums,
+            }
         )
     return {
         "name": name,
@@ -157,7 +185,8 @@ def shown_bins(histogram: Histogram, limits: list[Threshold]) -> svg.Bins:
     marks = sorted({value for limit in limits for value in (limit.below, limit.above) if value is not None})
     occupied = np.flatnonzero(histogram.fine)
     places = [*occupied[[0, -1]]] if len(occupied) else []
-    places += [int(np.clip(np.searchsorted(edges, mark) - 1, 0, len(edges) - 2)) for mark in marks]
+    drawn = [mark for mark in marks if mark >= edges[0]]  # a threshold at 0 asks for no more room on a log axis
+    places += [int(np.clip(np.searchsorted(edges, mark) - 1, 0, len(edges) - 2)) for mark in drawn]
     first, last = (min(places), max(places)) if places else (0, len(edges) - 2)
     first = 0 if histogram.share else max(first - 2, 0)
     last = min(last + 2, len(edges) - 2)
@@ -168,5 +197,5 @@ def shown_bins(histogram: Histogram, limits: list[Threshold]) -> svg.Bins:
     middles = np.array([(low + high) / 2 for low, high in pairwise(shown)])
     gone = np.zeros(len(middles), bool)
     for limit in limits:
-        gone |= limit.fails(middles)
+        gone |= limit.fails(middles) & (limit.where == "")
     return svg.Bins(shown, counts, gone.tolist(), marks, not histogram.share)

@@ -151,7 +151,7 @@ def histogram(bins: Bins, label: str, css: str = "chart small") -> Markup:
     drawing = Drawing(width, height, label, css)
 
     def scale(value: float) -> float:
-        return math.log2(value) if bins.log and value > 0 else value
+        return math.log2(max(value, bins.edges[0])) if bins.log else value  # 0 stands at the left end
 
     low, high = scale(bins.edges[0]), scale(bins.edges[-1])
     highest, span = max(bins.counts, default=0) or 1, (high - low) or 1

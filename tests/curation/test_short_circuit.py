@@ -16,6 +16,8 @@ from curation.rules.decide import decide
 from curation.rules.profile import Profile
 from curation.rules.short_circuit import EARLY, early
 from curation.steps import Context
+from flows.line import Line
+from flows.pipeline import load_pipeline
 
 SCHEME = Scheme(bands=2, rows=3)
 WHOLE = Measure(minhash=SCHEME, language="off")
@@ -91,6 +93,36 @@ def test_only_early_rules_are_part_of_the_step_s_identity(context, make_pool):
     assert decide(context, first, profile(gzip=0.1)).counts["documents_in"] == len(TEXTS)
     with pytest.raises(ConfigError, match="pool 'web' was measured with `short_circuit` under other early rules"):
         decide(context, first, profile(short=2))
+
+
+def test_a_pipeline_file_asks_for_it_and_each_source_goes_by_its_own_profile(tmp_path):
+    (tmp_path / "a.txt").write_text("one two three four")
+    rules = "[{name: few, measurement: whitespace_words, drop_below: 9, source: a test}]"
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nversion: 1\nrules: {rules}\n")
+    source = "{{name: {}, reader: plain_text, root: {}, include: ['*.txt'], profile: {}}}"
+    sources = ", ".join(
+        source.format(name, tmp_path, profile) for name, profile in (("a", "mine.yaml"), ("b", "plain"))
+    )
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(f"name: short\nsources: [{sources}]\nmeasure: {{language: off, short_circuit: true}}\n")
+    pipeline, recipes = load_pipeline(path)
+
+    def stage(name, work):
+        if name == "dedup-exact":
+            raise EnoughError
+        return work()
+
+    line = Line(pipeline, recipes, tmp_path, Context(tmp_path / "workspace"), stage)
+    line.ingest()
+    with pytest.raises(EnoughError):
+        line.curate()
+    assert table(line.measured["a"])["gzip_ratio"].null_count == 1
+    assert table(line.measured["b"])["gzip_ratio"].null_count == 0
+    assert line.decided["a"].counts["dropped"] == {"few": 1}
+
+
+class EnoughError(Exception):
+    """The stations that the test is about are done."""
 
 
 def test_a_rule_is_early_if_all_that_its_threshold_hangs_on_is():

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from curation.rules.profile import Profile, load_profile
 from curation.steps import Context, step
 from flows.decide import decide_pools, print_decided
 from flows.pools import BYTES_PER_TOKEN, UnknownPoolError, measured_pools
+from flows.report.measurements import Histogram, Threshold, shown_bins, thresholds
 from flows.report.whatif import print_what_if, write_page
 from flows.run import Recorder, Run, load_run
 from flows.whatif import parse_settings, what_if, with_settings
@@ -262,6 +264,23 @@ def test_the_drawing_names_both_cuts_and_escapes_every_text(run, profile, tmp_pa
     print_what_if(answer, Console(file=out, width=160, color_system=None))
     assert "new cut 5, old cut 10" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_the_report_says_for_which_documents_a_threshold_is():
+    limits = thresholds(load_profile("code").model_dump(mode="json"))
+    [everywhere] = limits["max_line_length"]
+    assert (everywhere.where, len(everywhere.elsewhere)) == ("", 1)
+    assert everywhere.elsewhere[0].startswith("code language HTML, JSON, ")
+    assert everywhere.elsewhere[0].endswith(": above 100,000")
+    assert limits["mean_line_length"][0].elsewhere[0].endswith(": off")
+    [little] = limits["visible_chars"]
+    assert little.where == "code language HTML"
+    histogram = Histogram(share=False)
+    histogram.add(np.array([1.0, 50, 500, 0]))
+    assert not any(shown_bins(histogram, [little]).dropped)
+    assert any(shown_bins(histogram, [replace(little, where="")]).dropped)
+    never = Threshold("never", None, 0.0)
+    assert shown_bins(histogram, [never]).edges[0] > 0.5  # a threshold at 0 does not stretch the axis
 
 
 def test_a_person_sees_which_tokens_are_estimated(workspace, run, profile):
