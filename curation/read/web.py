@@ -23,7 +23,7 @@ from curation.read.record import (
     Skipped,
     whole_file,
 )
-from curation.read.streams import chunks
+from curation.read.streams import RATIO_FROM, chunks
 
 Place = tuple[str, int]  # number and byte offset of a record
 HTML = ("text/html", "application/xhtml+xml")
@@ -48,22 +48,27 @@ def _warc(file: RawFile, limits: Limits) -> Iterator[Item]:
     from fastwarc.warc import ArchiveIterator
 
     number, offset, size = 0, 0, 0
+    whole = file.path.stat().st_size
     with file.path.open("rb") as stream:
         records = ArchiveIterator(stream, parse_http=True, auto_decode="none")
         while True:
+            last, offset = offset, -1
             try:
                 record = next(records, None)
                 if record is None:
                     return
                 offset = record.stream_pos
                 size += record.content_length
-                if size > limits.file_bytes:
-                    error = f"over {limits.file_bytes} bytes decompressed (max_file_bytes); the rest is lost"
-                    yield Problem(str(number), offset, error)
+                if size > limits.file_bytes or (size > RATIO_FROM and size > whole * limits.ratio):
+                    over = f"over {limits.file_bytes} bytes decompressed (max_file_bytes)"
+                    if size <= limits.file_bytes:
+                        over = f"grows over {limits.ratio} times its size (max_ratio)"
+                    yield Problem(str(number), offset, f"{over}; the rest of the file is lost")
                     return
                 yield _warc_record(record, (str(number), offset), limits)
             except (OSError, EOFError, ValueError) as error:
-                yield Problem(str(number), offset, f"WARC: {error}; the rest of the file is lost")
+                where = f" after the record at byte {last}" if offset < 0 else ""
+                yield Problem(str(number), offset, f"WARC: {error}{where}; the rest of the file is lost")
                 return
             number += 1
 

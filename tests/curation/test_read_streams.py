@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.read import streams
 from curation.read.record import BrokenFileError, Limits
 from curation.read.streams import chunks, compression, plain_name
 
@@ -86,6 +87,20 @@ def test_a_bomb_is_stopped_by_ratio_and_by_size(tmp_path):
     data, error = read(path, Limits(file_bytes=1 << 20))
     assert "max_file_bytes" in str(error)
     assert len(data) <= 1 << 20
+
+
+@pytest.mark.parametrize("name", COMPRESS)
+def test_a_bomb_of_any_compression_is_stopped_in_bounded_memory(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(streams, "RATIO_FROM", 1 << 20)
+    path = tmp_path / "bomb"
+    path.write_bytes(COMPRESS[name](bytes(20 << 20)))
+    assert path.stat().st_size < 30_000
+    longest = total = 0
+    with pytest.raises(BrokenFileError, match="max_ratio"):  # noqa: PT012 (the error comes after chunks)
+        for chunk in chunks(path, Limits(ratio=100)):
+            longest, total = max(longest, len(chunk)), total + len(chunk)
+    assert longest <= 1 << 18
+    assert total <= max(1 << 20, 100 * path.stat().st_size)
 
 
 def test_zero_padding_after_a_member_is_no_error(tmp_path):

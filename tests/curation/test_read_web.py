@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from curation.extractor import Extractor
+from curation.read import web as web_module
 from curation.read.http import decoded_body, unchunked
 from curation.read.record import BadRecordError, Document, Limits, Problem, RawFile, Skipped
 from curation.read.web import WebOptions, html_files, warc
@@ -151,6 +152,48 @@ def test_html_files(tmp_path, limits):
     (tmp_path / "a.html").write_bytes(PAGE)
     (item,) = html_files(RawFile(tmp_path / "a.html", "a.html", ""), limits, WebOptions())
     assert (item.text, item.metadata) == (PARAGRAPH, {"title": "T"})
+
+
+BOMB = http(b"<p>" + bytes(20 << 20))
+
+
+@pytest.mark.parametrize(
+    ("record_bytes", "error"),
+    [
+        (lambda: record("response", BOMB), "grows over 100 times its size (max_ratio)"),
+        (lambda: record("request", BOMB), "grows over 100 times its size (max_ratio)"),
+        (lambda: b"WARC/1.0\r\nX: " + b"a" * (20 << 20) + b"\r\n\r\n", "Maximum header length exceeded"),
+    ],
+)
+def test_a_member_that_is_a_bomb_is_stopped(tmp_path, limits, record_bytes, error, monkeypatch):
+    """What came before it is kept."""
+    monkeypatch.setattr(web_module, "RATIO_FROM", 1 << 20)
+    members = [record("response", http(PAGE)), record_bytes(), record("response", http(PAGE))]
+    data = b"".join(gzip.compress(member, mtime=0) for member in members)
+    assert len(data) < 300_000
+    before, problem = read(tmp_path, data, limits._replace(ratio=100), "bomb.warc.gz")
+    assert before.text == PARAGRAPH
+    assert error in problem.error
+    assert problem.offset in (len(gzip.compress(members[0], mtime=0)), -1)  # -1: no record begins there
+
+
+def test_a_broken_page_in_the_middle_costs_itself_alone(tmp_path, limits):
+    broken = http(b"\x1f\x8bnonsense", "Content-Type: text/html\r\nContent-Encoding: gzip")
+    members = [record("response", http(PAGE)), record("response", broken), record("response", http(PAGE))]
+    data = b"".join(gzip.compress(member, mtime=0) for member in members)
+    first, problem, last = read(tmp_path, data, limits, "a.warc.gz")
+    assert first.text == last.text == PARAGRAPH
+    assert "compressed HTTP body" in problem.error
+    assert (problem.place, problem.offset) == ("1", len(gzip.compress(members[0], mtime=0)))
+
+
+def test_wet_gives_its_text_with_the_address_and_the_date_of_the_page(tmp_path, limits):
+    text = "Text that a crawl made of a page. Größe\n"
+    entry = record("conversion", text.encode(), "http://example.com/page", "text/plain")
+    for name, data in (("a.wet", entry), ("a.wet.gz", gzip.compress(entry, mtime=0))):
+        (item,) = read(tmp_path, data, limits, name)
+        assert item.text == text
+        assert item.metadata == {"url": "http://example.com/page", "crawled": "2020-01-01T00:00:00Z"}
 
 
 SAMPLES = {  # (documents, problems) of the archives of other tools
