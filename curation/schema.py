@@ -8,7 +8,10 @@ the same rows in the same order, its first column the id.
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -95,6 +98,22 @@ def messages_bytes(*conversations: list[dict[str, str]] | None) -> bytes:
     """
     turns = [[[turn["role"], turn["content"]] for turn in messages or ()] for messages in conversations]
     return json.dumps(turns, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def metadata_of(text: str | None) -> dict[str, Any]:
+    """The JSON object in a document's `metadata`; {} for none. Its strings can be written to Arrow.
+
+    What readers found there can hold lone surrogates, which JSON allows and UTF-8 does not: each is U+FFFD here.
+    """
+    if not text:
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = json.loads(text, parse_constant=lambda _: None)  # NaN and the infinities
+        clean = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(value, ensure_ascii=False))
+        value = orjson.loads(clean)
+    return value if isinstance(value, dict) else {}
 
 
 def require_columns(table: pa.Table, schema: pa.Schema, where: str) -> None:

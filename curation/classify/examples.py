@@ -18,7 +18,7 @@ from curation.chat import DOCUMENT_COLUMNS
 from curation.classify.settings import Classifier, ExampleFile, Labels
 from curation.keys import key_of, keyed_hash
 from curation.measure.render import rendered_text
-from curation.schema import document_id
+from curation.schema import document_id, metadata_of
 from curation.shards import batches, pick
 from curation.steps import StepOutput
 
@@ -76,7 +76,7 @@ def held_out(examples: list[Example], settings: Classifier) -> np.ndarray:
 
 def metadata_value(metadata: str | None, key: str) -> str | None:
     """The value at a dotted key ("metadata.label") of JSON metadata, as a string; None without one."""
-    value: Any = json.loads(metadata) if metadata else {}
+    value: Any = metadata_of(metadata)
     for part in key.split(".")[1:]:
         value = value.get(part) if isinstance(value, dict) else None
     if value is None or isinstance(value, dict | list):

@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from curation.config import ConfigError
 from curation.measure.group import Columns, Group
+from curation.schema import metadata_of
 
 KINDS = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 NAME = "functions"
@@ -102,7 +102,7 @@ def _measure(
 ) -> Columns:
     ids, contents = documents["id"].to_pylist(), texts.to_pylist()
     with_metadata = {name for name in functions if len(inspect.signature(functions[name]).parameters) == 2}
-    metadata = [orjson.loads(one or "{}") for one in documents["metadata"].to_pylist()] if with_metadata else []
+    metadata = [metadata_of(one) for one in documents["metadata"].to_pylist()] if with_metadata else []
     found = {}
     for name, function in functions.items():
         extra = metadata if name in with_metadata else None

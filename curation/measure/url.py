@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import orjson
 import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 from curation.config import ConfigError, Strict
 from curation.measure.group import Columns, Group
+from curation.schema import metadata_of
 
 PARTS = {
     "url_host": pa.string(),  # lower case, without port and user; null without a URL
@@ -217,7 +217,7 @@ def _measure(finders: Finders, documents: pa.Table, texts: pa.LargeStringArray) 
 def _url_of(metadata: str | None) -> str | None:
     if not metadata or '"url"' not in metadata:
         return None
-    url = orjson.loads(metadata).get("url")
+    url = metadata_of(metadata).get("url")
     return url if isinstance(url, str) else None
 
 

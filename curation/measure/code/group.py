@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from curation.measure.characters import character_counts
@@ -17,6 +16,7 @@ from curation.measure.code.secrets import secret_counts
 from curation.measure.code.syntax import NAMES
 from curation.measure.group import Columns, Group
 from curation.measure.utf8 import text_buffers
+from curation.schema import metadata_of
 
 COLUMNS = {
     "code_language": pa.string(),  # what the metadata say; null where they say none
@@ -71,7 +71,7 @@ def code_languages(documents: pa.Table) -> list[str | None]:
 def _language(text: str | None) -> str | None:
     if not text or '"language"' not in text:
         return None
-    named = orjson.loads(text).get("language")
+    named = metadata_of(text).get("language")
     if not isinstance(named, str) or not named:
         return None
     return KNOWN.get(named.lower()) or (None if NATURAL.fullmatch(named) else named)
