@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from curation.compose import compose
 from curation.edits import SPANS, apply_edits, span_values
+from curation.measure.c4_lines import c4_spans
 from curation.measure.line_edits import line_spans, newline_spans
 from curation.measure.next_word import count_words
 from curation.measure.pii import pii_spans
@@ -24,6 +25,7 @@ LINES = "dolma3_lines"
 # Each finds its spans (SPANS) in texts without nulls. A document's spans depend on no other document.
 EDITORS: dict[str, Find] = {
     "newlines": newline_spans,  # runs of three and more newlines become two
+    "c4_lines": c4_spans,  # lines and citations that datatrove's C4QualityFilter takes out
     LINES: line_spans,  # the lines and phrases that Dolma 3 takes out of prose
     "pii": pii_spans,  # masks in the place of personal data
 }

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from curation.measure.code.group import GROUP as CODE
+from curation.measure.datatrove import GROUP as DATATROVE
 from curation.measure.entropy import GROUP as ENTROPY
 from curation.measure.group import Group
 from curation.measure.madlad import GROUP as MADLAD
 from curation.measure.pii import GROUP as PII
 from curation.measure.url import GROUP as URL
 
-GROUPS: dict[str, Group] = {group.name: group for group in (CODE, ENTROPY, MADLAD, PII, URL)}
+GROUPS: dict[str, Group] = {group.name: group for group in (CODE, DATATROVE, ENTROPY, MADLAD, PII, URL)}
 
 
 def chosen(names: Iterable[str] | None) -> list[Group]:

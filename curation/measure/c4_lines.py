@@ -1,0 +1,274 @@
+"""C4's rules for lines as datatrove 0.10.1 applies them (C4QualityFilter), and the edit that carries them out.
+
+A line is what `str.splitlines` gives, stripped. In this order: a line with a word of more than 1000 characters
+goes; citations ([12], [], [edit], [citation needed]) are cut out; a line that then does not end in . ? ! " or '
+goes, and so does one that ends in three full stops; one of fewer than 3 words goes, citations counted; "lorem
+ipsum" drops the document; a line with "javascript" goes; an opening curly bracket drops the document; a line with
+one of six phrases about policies goes. "With" means in any case of ASCII letters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+
+from curation.measure.spacy_english import BLANK, IS_DIGIT, LINE_BREAK, english
+from curation.measure.spans import WIDTH, add_span, span_array
+from curation.measure.utf8 import decode, text_buffers
+
+LONGEST_WORD = 1000  # characters
+LEAST_WORDS = 3
+RULES = (
+    "c4_long_word",
+    "c4_no_terminal_punctuation",
+    "c4_few_words",
+    "c4_javascript",
+    "c4_policy",
+    "c4_citation",
+    "c4_blank",  # around lines, and line breaks that become newlines
+)
+KEPT, LONG_WORD, NO_TERMINAL, FEW_WORDS, JAVASCRIPT, POLICY, LOREM_IPSUM, CURLY_BRACKET = range(-1, 7)
+CITATION, BLANKS = 5, 6  # of RULES, which LOREM_IPSUM and CURLY_BRACKET are none of
+NOTHING, NEWLINE = 0, 1
+BRACKET, CLOSING_BRACKET, CURLY, LINE_FEED = 0x5B, 0x5D, 0x7B, 0x0A
+
+
+def _pad(words: tuple[str, ...]) -> np.ndarray:
+    """Words as rows of bytes, each with a zero behind."""
+    rows = np.zeros((len(words), max(map(len, words)) + 1), np.uint8)
+    for row, word in zip(rows, words, strict=True):
+        row[: len(word)] = list(word.encode())
+    rows.flags.writeable = False
+    return rows
+
+
+LOREM = _pad(("lorem ipsum",))
+SCRIPT = _pad(("javascript",))
+POLICIES = _pad(
+    ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+)
+NOTES = _pad(("edit]", "citation needed]"))
+
+
+@njit(nogil=True)
+def _starts(data, at, end, word):
+    length = 0
+    while word[length] and at + length < end:
+        byte = data[at + length]
+        if (byte | 0x20 if 0x41 <= byte <= 0x5A else byte) != word[length]:
+            return False
+        length += 1
+    return word[length] == 0
+
+
+@njit(nogil=True)
+def contains(data, start, end, words):
+    """Whether one of `words`, lower case, stands in data[start:end] in any case."""
+    for at in range(start, end):
+        byte = data[at]
+        lower = byte | 0x20 if 0x41 <= byte <= 0x5A else byte
+        for number in range(len(words)):
+            if lower == words[number, 0] and _starts(data, at, end, words[number]):
+                return True
+    return False
+
+
+@njit(nogil=True)
+def citation_end(data, at, end, classes):
+    """Where the citation that begins at byte `at` (an opening bracket) ends, -1 if it is none. Case counts."""
+    for number in range(len(NOTES)):
+        length = 0
+        while NOTES[number, length] and at + 1 + length < end and data[at + 1 + length] == NOTES[number, length]:
+            length += 1
+        if NOTES[number, length] == 0:
+            return at + 1 + length
+    at += 1
+    while at < end:
+        code, following = decode(data, at, end)
+        if not classes[code] & IS_DIGIT:
+            break
+        at = following
+    return at + 1 if at < end and data[at] == CLOSING_BRACKET else -1
+
+
+@njit(nogil=True)
+def without_citations(data, start, end, classes, out):
+    """Copy data[start:end] to `out` without its citations; returns the bytes written."""
+    at, written = start, 0
+    while at < end:
+        stop = citation_end(data, at, end, classes) if data[at] == BRACKET else -1
+        if stop >= 0:
+            at = stop
+            continue
+        out[written] = data[at]
+        written += 1
+        at += 1
+    return written
+
+
+@njit(nogil=True)
+def has_bracket(data, start, end):
+    brackets = False
+    for at in range(start, end):
+        brackets |= data[at] == BRACKET
+    return brackets
+
+
+@njit(nogil=True)
+def longest_word(data, start, end, classes):
+    """The characters of the longest word of data[start:end]."""
+    longest, length, at = 0, 0, start
+    while at < end:
+        code, at = decode(data, at, end)
+        length = 0 if classes[code] & BLANK else length + 1
+        longest = max(longest, length)
+    return longest
+
+
+@njit(nogil=True)
+def line_fate(data, start, end, words, terminal):
+    """What becomes of a stripped line without citations and long words: KEPT or a reason.
+
+    `words` are those it had with citations; `terminal` says whether it must end in terminal punctuation.
+    """
+    if terminal:
+        last = data[end - 1] if end > start else 0
+        if last not in (0x2E, 0x3F, 0x21, 0x22, 0x27):
+            return NO_TERMINAL
+        if end - start >= 3 and last == 0x2E and data[end - 2] == 0x2E and data[end - 3] == 0x2E:
+            return NO_TERMINAL
+    if words < LEAST_WORDS:
+        return FEW_WORDS
+    if contains(data, start, end, LOREM):
+        return LOREM_IPSUM
+    if contains(data, start, end, SCRIPT):
+        return JAVASCRIPT
+    curly = False
+    for at in range(start, end):
+        curly |= data[at] == CURLY
+    if curly:
+        return CURLY_BRACKET
+    return POLICY if contains(data, start, end, POLICIES) else KEPT
+
+
+def c4_spans(texts: pa.LargeStringArray) -> pa.ListArray:
+    """The spans (SPANS) that leave what datatrove's C4QualityFilter leaves. Texts without nulls, shape (n,).
+
+    A document that it drops is edited as if "lorem ipsum" and curly brackets did not matter.
+    """
+    return _spans(texts, True)
+
+
+def c4_spans_any_end(texts: pa.LargeStringArray) -> pa.ListArray:
+    """As `c4_spans`, for lines that may end in anything: `filter_no_terminal_punct=False`, as FineWeb was made."""
+    return _spans(texts, False)
+
+
+def _spans(texts: pa.LargeStringArray, terminal: bool) -> pa.ListArray:
+    data, offsets = text_buffers(texts)
+    counts = np.zeros(len(texts), np.int64)
+    table = _find(data, offsets, english().classes, terminal, counts)
+    return span_array(counts, table, ["", "\n"], RULES)
+
+
+@njit(nogil=True)
+def _next_line(data, at, end, classes):
+    """The line at byte `at`: (start and end of it stripped, words, longest chunk in bytes, start of the next)."""
+    first, last, words, chunk, longest = -1, at, 0, 0, 0
+    while at < end:
+        code, following = decode(data, at, end)
+        if classes[code] & BLANK:
+            chunk = 0
+            if classes[code] & LINE_BREAK:
+                if code == 0x0D and following < end and data[following] == 0x0A:
+                    following += 1
+                at = following
+                break
+        else:
+            first = at if first < 0 else first
+            words += chunk == 0
+            chunk += following - at
+            longest = max(longest, chunk)
+            last = following
+        at = following
+    return first if first >= 0 else last, last, words, longest, at
+
+
+@njit(nogil=True, cache=True)
+def _find(data, offsets, classes, terminal, counts):
+    table, known = np.empty((0, WIDTH), np.int64), 0
+    buffer = np.empty(0, np.uint8)
+    for document in range(len(offsets) - 1):
+        begin, end = offsets[document], offsets[document + 1]
+        before, at = known, begin
+        kept_until, joint = (
+            -1,
+            -1,
+        )  # where the last kept line ends; the span from which on its line break is settled
+        while at < end:
+            line = at
+            start, stop, words, longest, at = _next_line(data, line, end, classes)
+            if stop - start > len(buffer):
+                buffer = np.empty(2 * (stop - start), np.uint8)
+            fate = _fate(data, start, stop, words, longest, terminal, classes, buffer)
+            if fate != KEPT:
+                if kept_until >= 0 and joint < 0:
+                    joint = known
+                    if line - kept_until != 1 or data[kept_until] != LINE_FEED:
+                        table = add_span(table, known, kept_until - begin, line - begin, NEWLINE, BLANKS)
+                        known += 1
+                table = add_span(table, known, line - begin, at - begin, NOTHING, fate)
+                known += 1
+                continue
+            open_break = kept_until >= 0 and joint < 0  # the line break before this line is still to be settled
+            gap = kept_until if open_break else line
+            if start > gap and not (open_break and start - gap == 1 and data[gap] == LINE_FEED):
+                table = add_span(table, known, gap - begin, start - begin, int(open_break), BLANKS)
+                known += 1
+            table, known = _cut_citations(table, known, data, begin, start, stop, classes, kept_until < 0)
+            kept_until, joint = stop, -1
+        if joint >= 0:  # no line follows that the last line break would lead to
+            if table[joint, 3] == BLANKS:
+                table[joint, 2] = NOTHING
+            else:
+                table[joint, 0] = kept_until - begin
+        elif 0 <= kept_until < end:
+            table = add_span(table, known, kept_until - begin, end - begin, NOTHING, BLANKS)
+            known += 1
+        counts[document] = known - before
+    return table[:known]
+
+
+@njit(nogil=True)
+def _fate(data, start, stop, words, longest, terminal, classes, buffer):
+    """The fate of a line as the edit knows it: what drops a document leaves its lines."""
+    if longest > LONGEST_WORD and longest_word(data, start, stop, classes) > LONGEST_WORD:
+        return LONG_WORD
+    if has_bracket(data, start, stop):
+        length = without_citations(data, start, stop, classes, buffer)
+        fate = line_fate(buffer, 0, length, words, terminal)
+    else:
+        fate = line_fate(data, start, stop, words, terminal)
+    return KEPT if fate in (LOREM_IPSUM, CURLY_BRACKET) else fate
+
+
+@njit(nogil=True)
+def _cut_citations(table, known, data, begin, start, stop, classes, first):
+    """Add a span for each citation of a kept line; at the front of the first line the blanks behind it go too."""
+    at = start
+    while at < stop:
+        after = citation_end(data, at, stop, classes) if data[at] == BRACKET else -1
+        if after < 0:
+            first = False
+            at += 1
+            continue
+        while first and after < stop:
+            code, following = decode(data, after, stop)
+            if not classes[code] & BLANK:
+                break
+            after = following
+        table = add_span(table, known, at - begin, after - begin, NOTHING, CITATION)
+        known += 1
+        at = after
+    return table, known

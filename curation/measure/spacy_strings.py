@@ -1,0 +1,60 @@
+"""Looking up strings (special cases, units, stop words) by hash, inside kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from curation.measure.intrinsics import load64
+from curation.measure.spacy_english import BLOOM_BITS, HASH_MULTIPLIER, HASH_START, NO_STRING
+
+_START, _MULTIPLIER = np.uint64(HASH_START), np.uint64(HASH_MULTIPLIER)
+_BLOOM_MASK = np.uint64(BLOOM_BITS - 1)
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@njit(nogil=True, inline="always")
+def hash_bytes(text, start, end):
+    """A 64-bit hash of text[start:end]; up to seven bytes behind `end` are read, so the array must be padded.
+
+    Strings of up to eight bytes never collide with others of their length; see `hashing.extend_hash` for longer.
+    """
+    hashed = np.uint64(end - start) * _START
+    while end - start > 8:
+        hashed = (hashed ^ load64(text, start)) * _MULTIPLIER
+        hashed ^= hashed >> np.uint64(32)
+        start += 8
+    if end > start:
+        word = load64(text, start) & (_ALL >> np.uint64(64 - 8 * (end - start)))
+        hashed = (hashed ^ word) * _MULTIPLIER
+        hashed ^= hashed >> np.uint64(32)
+    return hashed
+
+
+@njit(nogil=True, inline="always")
+def find_string(hashed, strings):
+    """The number of the string with this hash, NO_STRING if there is none."""
+    bit = hashed & _BLOOM_MASK
+    if strings.bloom[bit >> np.uint64(6)] >> (bit & np.uint64(63)) & np.uint64(1):
+        return _search(hashed, strings)
+    return NO_STRING
+
+
+@njit(nogil=True)
+def _search(hashed, strings):
+    mask = np.uint64(len(strings.keys) - 1)
+    place = hashed >> np.uint64(20) & mask
+    while strings.numbers[place] != NO_STRING:
+        if strings.keys[place] == hashed:
+            return np.int64(strings.numbers[place])
+        place = (place + np.uint64(1)) & mask
+    return np.int64(NO_STRING)
+
+
+@njit(nogil=True, inline="always")
+def special_case(hashed, strings):
+    """The number of the special case with this hash, NO_STRING if no string with this hash is one."""
+    number = find_string(hashed, strings)
+    if number >= 0 and strings.rule_from[number + 1] > strings.rule_from[number]:
+        return number
+    return NO_STRING

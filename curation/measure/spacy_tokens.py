@@ -1,0 +1,291 @@
+"""spaCy's blank English tokenizer (3.8) as a kernel: the words of datatrove's filters.
+
+Text is cut at white space into chunks. A chunk that is no special case loses prefixes and suffixes, one of each a
+round, until it is a special case or none is left; what remains is a special case, a URL, or split at infixes.
+Last, neighbouring tokens that spell a special case are merged into it. Most chunks are plain words with at most
+one mark behind, and those take a short way.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numpy as np
+from numba import njit
+
+from curation.measure.spacy_chunk import chunk_scratch, split_chunk
+from curation.measure.spacy_english import (
+    BLANK,
+    BYTE_BLANK,
+    BYTE_DIGIT,
+    BYTE_HIGH,
+    BYTE_LETTER,
+    BYTE_MARK,
+    LINE_BREAK,
+)
+from curation.measure.spacy_merge import (
+    AFTER_BLANK_TOKEN,
+    ALL_PUNCTUATION,
+    ENDS_SENTENCE,
+    FIRST_OF_CHUNK,
+    WITH_LETTER,
+    WORD,
+    kinds_of,
+    merge_special_cases,
+)
+from curation.measure.spacy_strings import find_string, hash_bytes, special_case
+from curation.measure.utf8 import decode
+
+PADDING = 16  # bytes that may be read behind the squeezed text
+LONG_CHUNK = 1000  # bytes
+FULL_STOP, EXCLAMATION, QUESTION = 0x2E, 0x21, 0x3F
+BLANK_BYTE, NUMBER_SIGN, LOWERCASE_A, ELLIPSIS = 0x20, 0x23, 0x61, 0x2026
+
+# `text` holds the document without its white space; a token is `text[ends[k - 1] : ends[k]]`. `chars[k]` counts
+# the characters of the tokens up to and including k; `kinds` has the bits of `curation.measure.spacy_merge`. A row
+# of `lines` is a line of `str.splitlines`: see LINE_*; `lines_tokens` counts the tokens before each.
+Tokens = namedtuple("Tokens", "text ends chars hashes kinds marks runs lines lines_tokens")
+LINE_FIRST, LINE_LAST, LINE_CHUNKS, LINE_STOP, LINE_NEXT, LINE_FIELDS = range(6)
+# bytes from the document's start: LINE_FIRST and LINE_LAST bound the stripped line (LINE_FIRST is -1 if that is
+# empty), LINE_STOP is where its line break begins and LINE_NEXT where the next line does; LINE_CHUNKS counts
+# those before the line.
+
+# Counts of a document: places in `counts`.
+TOKENS, CHUNKS, LINES, NEWLINES, CHARS, WORDS, WORD_CHARS, ALPHA_TOKENS, STOP_WORDS = range(9)
+HASHES, ELLIPSES, LONGEST_CHUNK, MERGES, COUNTS = range(9, 14)
+# CHARS are those of the tokens; STOP_WORDS has a bit for each stop word that occurs; MERGES says that tokens may
+# have to be merged; LONGEST_CHUNK is at least the bytes of the longest one, if those are more than LONG_CHUNK.
+
+
+@njit(nogil=True)
+def token_scratch(size, lines):
+    """Room for the tokens of a document of `size` bytes with up to `lines` line breaks."""
+    return Tokens(
+        np.empty(size + PADDING, np.uint8),
+        np.empty(size + 1, np.int32),
+        np.empty(size + 1, np.int32),
+        np.empty(size + 1, np.uint64),
+        np.empty(size + 1, np.uint8),
+        np.empty(size + 1, np.uint8),
+        np.empty(size + 1, np.uint16),
+        np.empty((lines + 2, LINE_FIELDS), np.int32),
+        np.empty(lines + 2, np.int32),
+    )
+
+
+@njit(nogil=True, inline="always")
+def _emit(tokens, counts, end, length, kinds, hashed):
+    number = counts[TOKENS]
+    counts[TOKENS] = number + 1
+    counts[CHARS] += length
+    tokens.ends[number] = end
+    tokens.chars[number] = counts[CHARS]
+    tokens.hashes[number] = hashed
+    tokens.kinds[number] = kinds
+
+
+@njit(nogil=True)
+def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
+    """Emit the tokens of a chunk that begins at byte `first` of the squeezed text; `kinds` of its first token."""
+    low, piece = 0, False
+    for k in range(bounds):
+        high = chunk.bounds[k]
+        any_class, all_class = np.uint32(0), np.uint32(0xFFFFFFFF)
+        for at in range(low, high):
+            any_class |= chunk.classes[at]
+            all_class &= chunk.classes[at]
+        start, end = first + chunk.offsets[low], first + chunk.offsets[high]
+        hashed = hash_bytes(tokens.text, start, end)
+        number = find_string(hashed, tables.strings)
+        before, piece = piece, False
+        if number >= 0:
+            counts[STOP_WORDS] |= tables.strings.stop_word[number]
+            piece = tables.strings.piece[number]
+            counts[MERGES] |= before and piece
+        _emit(tokens, counts, end, high - low, kinds | kinds_of(any_class, all_class, high - low), hashed)
+        low, kinds = high, 0
+
+
+@njit(nogil=True)
+def _blanks(data, at, begin, end, tables, tokens, counts, first, last):
+    """Read white space at `at`, noting line breaks; the place behind it, and whether it makes a token.
+
+    `first` and `last` bound the chunks of the line so far. Returns (at, makes a token, first of the line).
+    """
+    run, lone = 0, False
+    while at < end:
+        if data[at] < 0x80:
+            if tables.bytes[data[at]] != BYTE_BLANK:
+                break
+            code, following = np.int64(data[at]), at + 1
+        else:
+            code, following = decode(data, at, end)
+            if not tables.classes[code] & BLANK:
+                break
+        run += 1
+        lone = run == 1 and code == 0x20
+        if tables.classes[code] & LINE_BREAK:
+            stop = at - begin
+            if code == 0x0D and following < end and data[following] == 0x0A:
+                following += 1
+                code = np.int64(0x0A)
+                run += 1
+            counts[NEWLINES] += code == 0x0A
+            _end_line(tokens, counts, first, last, stop, following - begin)
+            first = -1
+        at = following
+    return at, not lone, first
+
+
+@njit(nogil=True)
+def _end_line(tokens, counts, first, last, stop, following):
+    """Close the line under way; the row of the next one begins with the tokens and chunks there are by now."""
+    number = counts[LINES]
+    counts[LINES] = number + 1
+    line = tokens.lines[number]
+    line[LINE_FIRST], line[LINE_LAST], line[LINE_STOP], line[LINE_NEXT] = first, last, stop, following
+    tokens.lines_tokens[number + 1] = counts[TOKENS]
+    tokens.lines[number + 1, LINE_CHUNKS] = counts[CHUNKS]
+
+
+@njit(nogil=True)
+def tokenise(data, begin, end, tables, tokens, chunk, counts):
+    """Fill `tokens` and `counts` for the text data[begin:end]; returns `chunk`, which may have grown.
+
+    `tokens` must have room for it: `token_scratch(end - begin, line breaks)`. Nothing outside the text is read.
+    """
+    text, kinds_of_bytes = tokens.text, tables.bytes
+    counts[:] = 0
+    tokens.lines_tokens[0] = tokens.lines[0, LINE_CHUNKS] = 0
+    at, written, first, last, gap = begin, 0, -1, 0, False
+    while at < end:
+        kind = kinds_of_bytes[data[at]]
+        if (
+            kind == BYTE_BLANK
+            and data[at] == BLANK_BYTE
+            and at + 1 < end
+            and kinds_of_bytes[data[at + 1]] < BYTE_BLANK
+        ):
+            at += 1
+            gap = False
+            continue
+        if kind >= BYTE_BLANK:
+            here = at
+            at, gap, first = _blanks(data, at, begin, end, tables, tokens, counts, first, last)
+            if at > here:
+                continue
+        start, squeezed = at, written
+        while at < end and kinds_of_bytes[data[at]] == kind:
+            text[written] = data[at]
+            written += 1
+            at += 1
+            if kind > BYTE_DIGIT:
+                break
+        length = at - start
+        plain = kind <= BYTE_DIGIT and (at == end or kinds_of_bytes[data[at]] == BYTE_BLANK)
+        marked = kind == BYTE_LETTER and not plain and _marked(data, at, end, kinds_of_bytes, length)
+        if plain or marked:
+            hashed = hash_bytes(text, squeezed, written)
+            number = find_string(hashed, tables.strings)
+            special = number >= 0 and special_case(hashed, tables.strings) >= 0
+            if marked and not special:
+                text[written] = data[at]
+                special = special_case(hash_bytes(text, squeezed, written + 1), tables.strings) >= 0
+            if not special:
+                if number >= 0:
+                    counts[STOP_WORDS] |= tables.strings.stop_word[number]
+                kinds = FIRST_OF_CHUNK | WORD | (AFTER_BLANK_TOKEN if gap else 0)
+                _emit(tokens, counts, written, length, kinds | (WITH_LETTER * (kind == BYTE_LETTER)), hashed)
+                if marked:
+                    at, written = _emit_mark(data, at, written, tokens, counts)
+                counts[CHUNKS] += 1
+                if length > LONG_CHUNK:
+                    counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
+                first = start - begin if first < 0 else first
+                last = at - begin
+                continue
+        while at < end:
+            kind = kinds_of_bytes[data[at]]
+            size = 1
+            if kind == BYTE_BLANK:
+                break
+            if kind == BYTE_HIGH:
+                code, following = decode(data, at, end)
+                if tables.classes[code] & BLANK:
+                    break
+                counts[ELLIPSES] += code == ELLIPSIS
+                size = following - at
+            for step in range(size):
+                text[written + step] = data[at + step]
+            written += size
+            at += size
+        _count_signs(text, squeezed, written, counts)
+        if written - squeezed >= len(chunk.codes):
+            chunk = chunk_scratch(2 * (written - squeezed))
+        bounds = split_chunk(text, squeezed, written, tables, chunk)
+        kinds = FIRST_OF_CHUNK | (AFTER_BLANK_TOKEN if gap else 0)
+        _emit_chunk(tokens, counts, tables, chunk, squeezed, bounds, kinds)
+        counts[CHUNKS] += 1
+        counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
+        first = start - begin if first < 0 else first
+        last = at - begin
+    _end_line(tokens, counts, first, last, end - begin, end - begin)
+    if counts[MERGES]:
+        counts[TOKENS] = merge_special_cases(tokens, counts[TOKENS], counts[LINES], tables)
+        _find_stop_words(tokens, counts, tables.strings)
+    _count_kinds(tokens, counts)
+    return chunk
+
+
+@njit(nogil=True)
+def _find_stop_words(tokens, counts, strings):
+    """Once more, for merges that have taken some away."""
+    counts[STOP_WORDS] = 0
+    for k in range(counts[TOKENS]):
+        number = find_string(tokens.hashes[k], strings)
+        if number >= 0:
+            counts[STOP_WORDS] |= strings.stop_word[number]
+
+
+@njit(nogil=True)
+def _count_kinds(tokens, counts):
+    words, word_chars, alpha, before = 0, 0, 0, 0
+    for k in range(counts[TOKENS]):
+        is_word = (tokens.kinds[k] & WORD) != 0
+        words += is_word
+        word_chars += (tokens.chars[k] - before) * is_word
+        alpha += (tokens.kinds[k] & WITH_LETTER) != 0
+        before = tokens.chars[k]
+    counts[WORDS], counts[WORD_CHARS], counts[ALPHA_TOKENS] = words, word_chars, alpha
+
+
+@njit(nogil=True, inline="always")
+def _marked(data, at, end, kinds_of_bytes, length):
+    """Whether a word of letters that ends at `at` has one plain mark behind it that is a token of its own."""
+    if kinds_of_bytes[data[at]] != BYTE_MARK or (at + 1 < end and kinds_of_bytes[data[at + 1]] != BYTE_BLANK):
+        return False
+    if data[at] != FULL_STOP:
+        return True
+    return data[at - 1] >= LOWERCASE_A or (length >= 2 and data[at - 2] < LOWERCASE_A)  # as in "USA." but not "A."
+
+
+@njit(nogil=True)
+def _emit_mark(data, at, written, tokens, counts):
+    mark = data[at]
+    tokens.text[written] = mark
+    hashed = hash_bytes(tokens.text, written, written + 1)
+    kinds = ALL_PUNCTUATION | ENDS_SENTENCE if mark in (FULL_STOP, EXCLAMATION, QUESTION) else ALL_PUNCTUATION
+    _emit(tokens, counts, written + 1, 1, kinds, hashed)
+    return at + 1, written + 1
+
+
+@njit(nogil=True)
+def _count_signs(text, start, end, counts):
+    """Count number signs, and "..." without overlap, in one chunk."""
+    stops = 0
+    for at in range(start, end):
+        counts[HASHES] += text[at] == NUMBER_SIGN
+        stops = stops + 1 if text[at] == FULL_STOP else 0
+        if stops == 3:
+            counts[ELLIPSES] += 1
+            stops = 0
