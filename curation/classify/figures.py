@@ -11,6 +11,7 @@ from curation.classify.examples import Example
 from curation.classify.models import Model
 
 EXCERPT = 300  # characters of a mistaken document in the report
+RESAMPLES = 300
 MISTAKES = 10  # of each kind in the report
 
 
@@ -25,6 +26,22 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
     if p == 0 or n == 0:
         return float("nan")
     return float((mean_rank[inverse][positive].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def intervals(scores: np.ndarray, positive: np.ndarray) -> dict[str, list[float]]:
+    """95 % of each figure: percentiles of RESAMPLES bootstrap samples of the examples, the same every time."""
+    generator, found = np.random.default_rng(0), {"precision": [], "recall": [], "auc": []}
+    for _ in range(RESAMPLES if len(scores) else 0):
+        drawn = generator.integers(0, len(scores), len(scores))
+        said, truth = scores[drawn] >= 0.5, positive[drawn]
+        hits = (said & truth).sum()
+        found["precision"].append(hits / said.sum() if said.any() else np.nan)
+        found["recall"].append(hits / truth.sum() if truth.any() else np.nan)
+        found["auc"].append(auc(scores[drawn], truth))
+    bounds = {name: [one for one in values if not np.isnan(one)] for name, values in found.items()}
+    return {
+        name: [float(one) for one in np.percentile(some, [2.5, 97.5])] for name, some in bounds.items() if some
+    }
 
 
 def evaluate(model: Model, examples: list[Example], positive: str | None) -> dict[str, Any]:
@@ -59,6 +76,7 @@ def _binary(examples: list[Example], scores: np.ndarray, positive: str) -> dict[
         "true_negatives": len(examples) - hits - false_alarms - misses,
         **_rates(hits, false_alarms, misses),
         "auc": None if np.isnan(area) else area,
+        "intervals": intervals(scores, truth),
         "worst_false_positives": [_mistake(examples[n], scores[n]) for n in wrong if not truth[n]][:MISTAKES],
         "worst_false_negatives": [_mistake(examples[n], scores[n]) for n in wrong if truth[n]][:MISTAKES],
     }

@@ -45,7 +45,7 @@ class Applied:
     def literals(self) -> dict:
         """What of the settings decides a prediction."""
         return {"positive": self.settings.score_label()} | self.settings.model_dump(
-            include={"prefix", "lowercase", "max_tokens"}
+            include={"prefix", "lowercase", "split_punctuation", "max_tokens"}
         )
 
 
@@ -63,21 +63,20 @@ def given(name: str, settings: Classifier, folder: Path) -> Applied:
 
 
 @functools.lru_cache(maxsize=8)
-def load(path: Path, digest: str, prefix: int, lowercase: bool, max_tokens: int) -> Model:
+def load(path: Path, digest: str, prefix: int, normalised: tuple[bool, bool], max_tokens: int) -> Model:
     """Read a model; kept for the next shard. `digest` is the hash of its bytes: another one is another model."""
     if path.is_dir():
         from curation.classify.transformer import TransformerModel
 
         return TransformerModel(path, prefix, max_tokens)
     model = read_model(path)
-    return KernelModel(model, prefix, lowercase) if model else LibraryModel(path, prefix, lowercase)
+    return KernelModel(model, prefix, *normalised) if model else LibraryModel(path, prefix, *normalised)
 
 
 def load_applied(applied: Applied) -> tuple[Model, int]:
     """The model of a classifier and the place of the label that is its score, -1 for none. Raises ConfigError."""
     settings = applied.settings
-    lowercase = settings.lowercase if settings.lowercase is not None else settings.model is None
-    model = load(applied.path, applied.hash, settings.prefix, lowercase, settings.max_tokens)
+    model = load(applied.path, applied.hash, settings.prefix, settings.normalised(), settings.max_tokens)
     label = settings.score_label()
     if label is not None and label not in model.labels:
         shown = ", ".join(model.labels[:10])
@@ -88,11 +87,11 @@ def load_applied(applied: Applied) -> tuple[Model, int]:
 class KernelModel:
     """A fastText model in our kernel, which releases the interpreter lock."""
 
-    def __init__(self, model, prefix: int, lowercase: bool):
-        self.labels, self._model, self._prefix, self._lowercase = model.labels, model, prefix, lowercase
+    def __init__(self, model, prefix: int, lowercase: bool, split: bool):
+        self.labels, self._model, self._seen = model.labels, model, (prefix, lowercase, split)
 
     def predict(self, texts: pa.LargeStringArray, asked: int) -> Predictions:
-        data, offsets = prepared(texts, self._prefix, self._lowercase)
+        data, offsets = prepared(texts, *self._seen)
         labels, scores, wanted = predict_label(self._model, data, offsets[:-1], offsets[1:], asked)
         return labels, np.minimum(scores, 1), np.minimum(wanted, 1)  # a softmax of fastText reaches 1.00001
 
@@ -100,17 +99,17 @@ class KernelModel:
 class LibraryModel:
     """A fastText model of a kind that the kernel does not cover (see `read_model`), in the library."""
 
-    def __init__(self, path: Path, prefix: int, lowercase: bool):
+    def __init__(self, path: Path, prefix: int, lowercase: bool, split: bool):
         import fasttext
 
-        self._model, self._prefix, self._lowercase = fasttext.load_model(str(path)), prefix, lowercase
+        self._model, self._seen = fasttext.load_model(str(path)), (prefix, lowercase, split)
         self.labels = [label.removeprefix(LABEL) for label in self._model.get_labels()]
         self._places = {label: place for place, label in enumerate(self._model.get_labels())}
 
     def predict(self, texts: pa.LargeStringArray, asked: int) -> Predictions:
         labels, scores = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.float32)
         wanted = np.zeros(len(texts), np.float32)
-        for row, text in enumerate(prepared_texts(texts, self._prefix, self._lowercase)):
+        for row, text in enumerate(prepared_texts(texts, *self._seen)):
             found = self._model.f.predict(text + "\n", len(self.labels) if asked >= 0 else 1, 0.0, "strict")
             if found:
                 scores[row], labels[row] = min(1.0, found[0][0]), self._places[found[0][1]]

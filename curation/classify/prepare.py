@@ -15,23 +15,26 @@ from curation.measure.utf8 import decode, text_buffers
 _MARKS = (START_OF_LABEL, END_MARK)
 
 
-def prepared(texts: pa.LargeStringArray, prefix: int, lowercase: bool) -> tuple[np.ndarray, np.ndarray]:
+def prepared(
+    texts: pa.LargeStringArray, prefix: int, lowercase: bool, split: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """The first `prefix` characters of each text as one line: (bytes uint8, offsets int64 (n + 1,)).
 
     Runs of white space and NUL are one blank. The marks that fastText would take for a label or for the end of
     the text lose their punctuation: `__label__` is `label`, a word `</s>` is `s`. Lowercase is Unicode's simple
-    mapping. Invalid UTF-8 is U+FFFD.
+    mapping. With `split` each punctuation mark of ASCII stands between blanks, as fastText's own examples have it:
+    "good!!" is then the word "good" and two marks. Invalid UTF-8 is U+FFFD.
     """
     data, offsets = text_buffers(texts)
     room = np.minimum(3 * np.diff(offsets), 4 * prefix).sum() + 8  # a character grows to 3 bytes a byte at most
     out, out_offsets = np.empty(room, np.uint8), np.zeros(len(texts) + 1, np.int64)
-    size = _prepare(data, offsets, prefix, lowercase, FLAGS, LOWER, _MARKS, out, out_offsets)
+    size = _prepare(data, offsets, prefix, lowercase, split, FLAGS, LOWER, _MARKS, out, out_offsets)
     return out[:size], out_offsets
 
 
-def prepared_texts(texts: pa.LargeStringArray, prefix: int, lowercase: bool) -> list[str]:
+def prepared_texts(texts: pa.LargeStringArray, prefix: int, lowercase: bool, split: bool = False) -> list[str]:
     """As `prepared`, as strings."""
-    data, offsets = prepared(texts, prefix, lowercase)
+    data, offsets = prepared(texts, prefix, lowercase, split)
     view = memoryview(data)
     return [str(view[a:b], "utf-8") for a, b in pairwise(offsets)]
 
@@ -54,6 +57,12 @@ def _put(code, out, at):
 
 
 @njit(nogil=True)
+def _is_mark(code):
+    """Whether a code point is punctuation of ASCII, `string.punctuation` in Python."""
+    return 0x21 <= code <= 0x2F or 0x3A <= code <= 0x40 or 0x5B <= code <= 0x60 or 0x7B <= code <= 0x7E
+
+
+@njit(nogil=True)
 def _ends_with(out, first, at, mark):
     if at - first < len(mark):
         return False
@@ -73,7 +82,7 @@ def _end_word(out, word, at, mark):
 
 
 @njit(nogil=True, cache=True)
-def _prepare(data, offsets, prefix, lowercase, flags, lower, marks, out, out_offsets):
+def _prepare(data, offsets, prefix, lowercase, split, flags, lower, marks, out, out_offsets):
     label_mark, end_mark = marks
     put = 0
     for text in range(len(offsets) - 1):
@@ -87,6 +96,14 @@ def _prepare(data, offsets, prefix, lowercase, flags, lower, marks, out, out_off
                 if put > first and out[put - 1] != 0x20:
                     out[put] = 0x20
                     put += 1
+                word = put
+                continue
+            if split and _is_mark(code):
+                if put > first and out[put - 1] != 0x20:
+                    out[put] = 0x20
+                    put += 1
+                out[put], out[put + 1] = code, 0x20
+                put += 2
                 word = put
                 continue
             put = _put(np.int64(lower[code]) if lowercase else code, out, put)

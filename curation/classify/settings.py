@@ -49,7 +49,9 @@ class Classifier(Strict):
     sources: list[str] = Field(default_factory=list)  # that it is applied to; none: all
     positive: str | None = None
     prefix: Annotated[Count, Field(gt=0)] = 2000  # characters of a document that it reads
-    lowercase: bool | None = None  # by default for a model that is trained here, not for a fastText file
+    # Both by default for a model that is trained here, not for a fastText file:
+    lowercase: bool | None = None
+    split_punctuation: bool | None = None  # each mark of ASCII is a word of its own
     max_tokens: Annotated[int, Field(gt=0)] = 512  # of a transformers model, at most what it has positions for
 
     sample: Count = 20_000  # documents of each class at most
@@ -77,6 +79,12 @@ class Classifier(Strict):
         if bad := [name for name in names if not name or any(mark.isspace() for mark in name)]:
             raise ValueError(f"the name of a class has no white space; found {bad[0]!r}")
         return self
+
+    def normalised(self) -> tuple[bool, bool]:
+        """Whether texts are lower-cased, and whether their punctuation is split off."""
+        trained = self.model is None
+        asked = (self.lowercase, self.split_punctuation)
+        return tuple(trained if one is None else one for one in asked)
 
     def class_names(self) -> list[str]:
         """The classes that are known without reading documents, sorted; of labels, those that are renamed to."""

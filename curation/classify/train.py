@@ -62,7 +62,7 @@ def train_classifier(
             "holdout_documents": int(held.sum()),
         }
 
-    return step(ctx, f"classifier/{name}", 1, _literals(settings), inputs, work)
+    return step(ctx, f"classifier/{name}", 2, _literals(settings), inputs, work)
 
 
 def trained(name: str, settings: Classifier, model: StepOutput) -> Applied:
@@ -85,7 +85,7 @@ def _report(path: Path, examples: list[Example], held: np.ndarray, settings: Cla
     """Figures on what was held out, and the account of what was not."""
     taught = [one for one, out in zip(examples, held, strict=True) if not out]
     unseen = [one for one, out in zip(examples, held, strict=True) if out]
-    model = KernelModel(read_model(path), settings.prefix, _lowercase(settings))
+    model = KernelModel(read_model(path), settings.prefix, *settings.normalised())
     by_class: dict[str, Counter] = {}
     for one in taught:
         by_class.setdefault(one.label, Counter())[one.source] += 1
@@ -101,16 +101,12 @@ def _report(path: Path, examples: list[Example], held: np.ndarray, settings: Cla
     return head | evaluate(model, unseen, positive)
 
 
-def _lowercase(settings: Classifier) -> bool:
-    return settings.lowercase is not False
-
-
 def _train(examples: list[Example], settings: Classifier, path: Path) -> None:
     """Write the model of fastText to `path`. Its examples pass through a temporary file beside it."""
     import fasttext
 
     texts = pa.array([one.text for one in examples], pa.large_string())
-    seen = prepared_texts(texts, settings.prefix, _lowercase(settings))
+    seen = prepared_texts(texts, settings.prefix, *settings.normalised())
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
         lines = Path(folder) / "examples.txt"
         with open(lines, "w", encoding="utf-8") as file:

@@ -2,6 +2,7 @@ import gzip
 import math
 import random
 import shutil
+import string
 from collections import Counter
 
 import fasttext
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from curation.classify.apply import classify
 from curation.classify.examples import examples_of, held_out
-from curation.classify.figures import auc
+from curation.classify.figures import auc, intervals
 from curation.classify.models import LABEL, given, load_applied
 from curation.classify.prepare import prepared_texts
 from curation.classify.settings import Classifier, ExampleFile
@@ -61,6 +62,10 @@ def examples_from(stations, config, ledgers=()):
 
 def normalised(text: str) -> str:
     return prepared_texts(pa.array([text], pa.large_string()), PREFIX, True)[0]
+
+
+def split(text: str) -> str:
+    return prepared_texts(pa.array([text], pa.large_string()), PREFIX, True, True)[0]
 
 
 def test_area_under_the_curve_by_hand():
@@ -152,9 +157,7 @@ def test_scores_are_those_of_fasttext_for_any_number_of_workers(make_stations):
     texts = [GOOD[0], BAD[0], "", "never seen", "x " * 5000]
     loaded, asked = load_applied(one)
     for text, found in zip(texts, loaded.predict(pa.array(texts, pa.large_string()), asked)[2], strict=True):
-        probabilities = {
-            label: value for value, label in peer.f.predict(normalised(text) + "\n", 2, 0.0, "strict")
-        }
+        probabilities = {label: value for value, label in peer.f.predict(split(text) + "\n", 2, 0.0, "strict")}
         assert found == pytest.approx(min(1.0, probabilities.get(LABEL + "positive", 0.0)), abs=1e-5)
 
 
@@ -177,6 +180,24 @@ def test_what_a_classifier_sees_is_python_s_lowercase_and_split(texts):
         assert "</s>" not in found.split()
         if LABEL not in " ".join(words):
             assert found == " ".join("s" if word == "</s>" else word for word in words)
+
+
+@settings(deadline=None, max_examples=50)
+@given_texts(st.text(st.sampled_from("aB_! .?#</s>\nÉ"), max_size=30))
+def test_split_punctuation_is_a_word_of_its_own(text):
+    marked = "".join(f" {mark} " if mark in string.punctuation else mark for mark in text)
+    assert split(text) == " ".join(marked.lower().split())
+
+
+def test_intervals_hold_the_figure_and_shrink_with_more_examples():
+    generator = np.random.default_rng(1)
+    positive = np.arange(2000) % 2 == 0
+    scores = np.clip(generator.normal(0.4 + 0.2 * positive, 0.2), 0, 1)
+    wide, narrow = intervals(scores[:100], positive[:100]), intervals(scores, positive)
+    for name, true in (("auc", auc(scores, positive)), ("recall", (scores[positive] >= 0.5).mean())):
+        assert narrow[name][0] < true < narrow[name][1]
+        assert narrow[name][1] - narrow[name][0] < (wide[name][1] - wide[name][0]) / 2
+    assert intervals(scores, positive) == narrow
 
 
 def test_examples_from_files_count_by_bytes_not_by_path(stations, tmp_path):
@@ -259,7 +280,7 @@ def test_a_given_model_file_scores_as_the_one_it_was(stations, tmp_path):
     sources(stations)
     model = train(stations)
     shutil.copy(model.folder / "model.bin", tmp_path / "my.bin")
-    config = Classifier(model="my.bin", positive="positive", lowercase=True)
+    config = Classifier(model="my.bin", positive="positive", lowercase=True, split_punctuation=True)
     one = given("quality", config, tmp_path)
     copied = classify(stations.ctx, stations.pools["bad"], [], [one])
     for ours, theirs in zip(apply(stations, "bad", model).shards(), copied.shards(), strict=True):
