@@ -87,7 +87,7 @@ def write_signatures(texts: pa.Array, scheme: Scheme, out: np.ndarray, has: np.n
             out[row] = _minima(hashes, factors, summands, last)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _joined_words(data, start, end, tables):
     """The words of data[start:end], a blank behind each (uint8), and where each begins, with the end of all."""
     tokens = token_scratch(end - start, 0)  # simplified text has no line breaks

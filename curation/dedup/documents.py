@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.dedup.fields import exact_keys, metadata, scores, texts_of
 from curation.dedup.keep import parse_times
 from curation.dedup.reference import referenced_texts
+from curation.dedup.settings import Exact, Keep
 from curation.files import atomic, remove, write_parquet
 from curation.keys import split_ids
 from curation.ledger import alive, write_ledger
@@ -21,6 +23,7 @@ from curation.shards import batches
 from curation.steps import UNITS, Build, StepOutput
 
 SCRATCH = "scratch"
+CONTENT = "content_hash"  # the measured hash of the text
 COLUMNS = {
     "source": np.uint16,  # index into the names of the sources
     "shard": np.uint32,  # index into the list of shards
@@ -29,6 +32,7 @@ COLUMNS = {
     "created": np.int64,  # microseconds, see keep.parse_times
     "high": np.uint64,  # the halves of the id
     "low": np.uint64,
+    "score": np.float64,  # NaN where there is none; if the keep policy looks at it
     "value_high": np.uint64,  # the halves of what the stage compares by, if it compares by a measured value
     "value_low": np.uint64,
 }
@@ -121,12 +125,13 @@ def gather(
     sources: Iterable[str],
     shards: list[Shard],
     ledgers: Iterable[StepOutput],
-    value: str | None = None,
+    keep: Keep,
+    exact: Exact | None = None,
 ) -> Documents:
-    """The documents that no ledger has dropped. `value` names a measured 32-hex column to compare by."""
+    """The documents that no ledger has dropped, with what the policy `keep` looks at and what `exact` compares."""
     build.scratch(SCRATCH)
     ledgers = list(ledgers)
-    build.map(_gather, {f"gather {shard.key}": (shard, ledgers, value) for shard in shards}, "threads")
+    build.map(_gather, {f"gather {shard.key}": (shard, ledgers, keep.score, exact) for shard in shards}, "threads")
     names = sorted(sources)
     parts = {name: [np.zeros(0, dtype)] for name, dtype in COLUMNS.items()}
     for shard in shards:
@@ -135,15 +140,19 @@ def gather(
         parts["shard"].append(np.full(len(table), shard.place, np.uint32))
         for column in table.column_names:
             parts[column].append(table[column].to_numpy())
-    return Documents(names, shards, {name: np.concatenate(arrays) for name, arrays in parts.items()})
+    gathered_ = {name: arrays for name, arrays in parts.items() if len(arrays) > 1 or not shards}
+    return Documents(names, shards, {name: np.concatenate(arrays) for name, arrays in gathered_.items()})
 
 
 def gathered(folder: Path, shard: Shard) -> Path:
     return folder / SCRATCH / "documents" / f"{shard.key}.parquet"
 
 
-def _gather(folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], value: str | None) -> dict[str, int]:
-    table = pq.read_table(shard.measured, columns=["id", "bytes"] + ([value] if value else []))
+def _gather(
+    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], score: str | None, exact: Exact | None
+) -> dict[str, int]:
+    hashed = [CONTENT] if exact and exact.measured else []
+    table = pq.read_table(shard.measured, columns=["id", "bytes", *hashed])
     pool = pq.read_table(shard.pool, columns=["id", "created"])
     require_same_ids(pool["id"], table["id"], str(shard.measured))
     rows = np.flatnonzero(alive(ledgers, shard.source, shard.name, len(table)))
@@ -155,9 +164,17 @@ def _gather(folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], val
         "high": high[rows],
         "low": low[rows],
     }
-    if value:
-        value_high, value_low = split_ids(table[value])
+    if score:
+        columns["score"] = scores(shard.pool, shard.measured, score, rows)
+    if hashed:
+        value_high, value_low = split_ids(table[CONTENT])
         columns |= {"value_high": value_high[rows], "value_low": value_low[rows]}
+    elif exact:
+        by_text = exact.by == "text"
+        values = texts_of(shard.texts(rows)) if by_text else metadata(shard.pool, exact.by, rows)
+        columns["value_high"], columns["value_low"] = exact_keys(
+            exact, values, [f"{shard.key} {row}" for row in rows.tolist()]
+        )
     write_parquet(gathered(folder, shard), pa.table(columns))
     return {"documents": len(rows)}
 

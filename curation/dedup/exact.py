@@ -11,7 +11,7 @@ from curation.dedup.keep import preference
 from curation.dedup.settings import Dedup, Keep
 from curation.steps import Build, Context, StepOutput, step
 
-VERSION = 2
+VERSION = 3
 
 
 def dedup_exact(
@@ -21,22 +21,24 @@ def dedup_exact(
     rules: Mapping[str, StepOutput],
     config: Dedup,
 ) -> StepOutput:
-    """Drop each document whose text (`content_hash`, 128 bits) a preferred one has, in any source.
+    """Drop each document whose text, or what `config.exact` says, a preferred one has, in any source.
 
-    Looks at the documents that `rules` kept. Writes `ledger/<source>/<shard>.parquet`, stage "exact", rule
-    "duplicate", value 1.0 (the Jaccard similarity), twin = the id of the kept document, which is the document's
-    own id where a source holds a record twice. Memory: about 60 bytes a document, and the origins of those that
-    are equal in all else. Raises ValueError where pools and measurements do not match.
+    What is compared are hashes of 128 bits. Looks at the documents that `rules` kept. Writes
+    `ledger/<source>/<shard>.parquet`, stage "exact", rule "duplicate" (of texts made alike "same_text", of a
+    field "same_<field>"), value 1.0 (the Jaccard similarity), twin = the id of the kept document, which is the
+    document's own id where a source holds a record twice. Memory: see `plan`, and the origins of those that are
+    equal in all else. Raises ValueError where pools and measurements do not match.
     """
     shards = list_shards(pools, measured)
     outputs = [*pools.values(), *measured.values(), *rules.values()]
-    literals = {"keep": config.keep.model_dump(mode="json"), "alarm_share": config.alarm_share}
+    literals = config.model_dump(mode="json", include={"exact", "keep", "alarm_share"})
 
     def work(build: Build) -> None:
-        documents = gather(build, pools, shards, rules.values(), "content_hash")
+        documents = gather(build, pools, shards, rules.values(), config.keep, config.exact)
         twin = exact_twins(documents, config.keep)
         similarity = np.where(twin < 0, np.nan, 1.0)
-        decisions = Decisions("exact", "duplicate", 1.0, twin, similarity)
+        rule = "duplicate" if config.exact.measured else "same_" + config.exact.by
+        decisions = Decisions("exact", rule, 1.0, twin, similarity)
         write_decisions(build, documents, decisions)
         count(build, documents, decisions, config.alarm_share)
         discard(build)

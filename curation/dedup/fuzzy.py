@@ -36,7 +36,7 @@ from curation.dedup.extension import extend
 from curation.dedup.incremental import Joined, held_bands, join, living_decisions, reversals
 from curation.dedup.index import Version, locked, newest, read_version, require_config
 from curation.dedup.keep import preference
-from curation.dedup.settings import Dedup, index_config
+from curation.dedup.settings import Dedup, Exact, index_config
 from curation.dedup.similar import columns, nothing_known, similar_pairs
 from curation.dedup.unionfind import components, keep_representatives
 from curation.files import json_hash, remove
@@ -129,7 +129,7 @@ def _work(
     batch: str | None = None,
 ) -> None:
     shards = list_shards(pools, measured)
-    living = gather(build, pools, shards, ledgers, "content_hash" if batch else None)
+    living = gather(build, pools, shards, ledgers, config.keep, Exact() if batch else None)
     joined = join(living, base, config.keep) if batch else None
     documents, known = (joined.texts, joined.known) if joined else (living, nothing_known(len(living)))
     order = preference(config.keep, documents.names, documents.columns, documents.origins)

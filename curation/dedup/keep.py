@@ -23,8 +23,9 @@ def preference(
     """The documents' positions, most preferred first. Shape (n,), int64; a function of content alone.
 
     `columns` holds, each of shape (n,): source (index into `source_names`), bytes, created (as `parse_times`
-    gives it), high and low (the halves of the id), shard, row. `origins(positions)` reads the origin of some
-    documents; it is asked only for those whose id and wishes are all equal.
+    gives it), high and low (the halves of the id), shard, row, and score (float64, NaN if unknown) if the policy
+    has one. `origins(positions)` reads the origin of some documents; it is asked only for those whose id and
+    wishes are all equal.
     """
     created = columns["created"]
     wishes = {
@@ -32,6 +33,8 @@ def preference(
         "newest": ~created,
         "oldest": np.where(created == UNKNOWN_TIME, np.iinfo(np.int64).max, created),
     }
+    if "score" in columns:
+        wishes["best"] = np.where(np.isnan(columns["score"]), np.inf, -columns["score"])
     ordered = [_place(keep, source_names)[columns["source"]], *(wishes[wish] for wish in keep.then)]
     ordered += [columns["high"], columns["low"]]
     order = np.lexsort(ordered[::-1])

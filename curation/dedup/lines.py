@@ -61,7 +61,7 @@ def dedup_lines(
     search = Search(f"repeated_{settings.unit}", take, find, settings.max_removed)
 
     def work(build: Build) -> None:
-        documents = gather(build, pools, shards, ledgers)
+        documents = gather(build, pools, shards, ledgers, config.keep)
         order = preference(config.keep, documents.names, documents.columns, documents.origins)
         decisions = settle(build, documents, order, search, STAGE)
         write_decisions(build, documents, decisions)

@@ -5,33 +5,64 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from curation.config import Share, Strict
 from curation.dedup.scheme import Scheme, SchemeField, Shingling
 from curation.dedup.trimming import Lines, Substring
 
-Wish = Literal["longest", "newest", "oldest"]
+Wish = Literal["best", "longest", "newest", "oldest"]
 
 
 class Keep(Strict):
     """Which of several duplicates is kept: the first by these, in this order.
 
     `sources`: the place of the document's source in this list; a source that is not listed comes last.
-    `then`: the longest (bytes of its text), the newest or the oldest (`created`; an unknown one comes
-    last), in the order given.
+    `then`: the best (the highest `score`), the longest (bytes of its text), the newest or the oldest (`created`),
+    in the order given; an unknown score or time comes last. `score` names a measured column, or a field of the
+    documents' metadata (dotted where nested).
     What is still equal is decided by the smallest id, then origin, then source name, shard and row.
     """
 
     sources: tuple[str, ...] = ()
     then: tuple[Wish, ...] = ("longest", "newest")
+    score: str | None = None
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Keep:
         for name, values in (("sources", self.sources), ("then", self.then)):
             if len(set(values)) < len(values):
                 raise ValueError(f"'{name}' lists something twice: {', '.join(values)}")
+        if ("best" in self.then) != (self.score is not None):
+            raise ValueError(
+                "'then: [best]' and 'score: NAME' go together: the highest of that number is the best"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_score(self, handler: Any) -> dict[str, Any]:
+        values = handler(self)
+        return values if self.score else {name: value for name, value in values.items() if name != "score"}
+
+
+class Exact(Strict):
+    """What exact duplicates share: their text, or a field of their metadata such as `url` (dotted where nested).
+
+    It is compared as it is, or made alike first, in this order: `unicode` (NFC), `case` (`str.casefold`),
+    `punctuation` (categories P* left out), `white_space` (a run is one blank, none at the ends). A document
+    without the field is nobody's duplicate.
+    """
+
+    by: str = "text"
+    unicode: bool = False
+    case: bool = False
+    punctuation: bool = False
+    white_space: bool = False
+
+    @property
+    def measured(self) -> bool:
+        """Whether the measured content hash tells duplicates."""
+        return self == Exact()
 
 
 class Dedup(Strict):
@@ -45,6 +76,7 @@ class Dedup(Strict):
     with and extends (`curation.dedup.incremental`).
     """
 
+    exact: Exact = Exact()
     scheme: SchemeField = Scheme()
     verify_ngram: Annotated[int, Field(ge=1)] = 3
     threshold: Annotated[Share, Field(gt=0, le=1)] = 0.8

@@ -1,8 +1,8 @@
 """The units of shingles other than words: characters, and the tokens of a tokenizer. See `scheme.Shingling`.
 
 Hashes are made as those of `curation.dedup.shingles`: a unit has a 64-bit hash, a shingle the hash of their
-rolling sum. A shingle's bytes, from which `reference` makes the same hash, are the UTF-8 of its characters, or the ids of
-its tokens as big-endian integers of four bytes.
+rolling sum. A shingle's bytes, from which `reference` makes the same hash, are the UTF-8 of its characters, or the
+ids of its tokens as big-endian integers of four bytes.
 
 Characters are code points, lower-cased as in `curation.measure.unicode`; a run of white space is one blank.
 """

@@ -13,7 +13,7 @@ import pytest
 import xxhash
 from pydantic import ValidationError
 
-from curation.dedup import candidates, documents, fuzzy, verify
+from curation.dedup import candidates, documents, fuzzy, similar, verify
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.minhash import Scheme, signatures
@@ -310,6 +310,106 @@ def test_keep_policy_chooses(context, make_pool, keep, expected):
     ((source, identity, _),) = kept_documents(output, pools)
     text = {d["id"]: d["text"] for _, _, _, d in all_documents(pools)}[identity]
     assert (source, text) == (expected[0], documents[expected[1]]["text"])
+
+
+def test_the_best_is_kept_by_a_field_or_a_measured_column(context, make_pool):
+    base = random_text(random.Random(3), 60)
+    scores = ['{"a": {"score": 2}}', '{"a": {"score": 7.5}}', "{}", '{"a": {"score": "9"}}']
+    documents = [{"text": base + " and more" * number, "metadata": score} for number, score in enumerate(scores)]
+    pools = {"web": make_pool("web", documents)}
+    measured = {"web": measure(context, pools["web"])}
+    for name, expected in (("a.score", 1), ("bytes", 3)):
+        keep = Keep(then=("best", "longest"), score=name)
+        config = Dedup(scheme=SCHEME, threshold=0.4, keep=keep, alarm_share=1.0)
+        ((_, identity, _),) = kept_documents(dedup_fuzzy(context, pools, measured, [], config), pools)
+        text = {d["id"]: d["text"] for _, _, _, d in all_documents(pools)}[identity]
+        assert text == documents[expected]["text"]
+    config = Dedup(scheme=SCHEME, keep=Keep(then=("best",), score="content_hash"))
+    with pytest.raises(ValueError, match="expected numbers"):
+        dedup_exact(context, pools, measured, {}, config)
+    with pytest.raises(ValidationError, match="go together"):
+        Keep(then=("best",))
+
+
+def test_exact_duplicates_by_a_field_and_of_texts_made_alike(context, make_pool):
+    rows = [
+        ("Cafe\u0301, at  noon!", '{"url": "u/1"}'),
+        ("caf\u00e9 at noon", '{"url": "u/2"}'),
+        ("caf\u00e9 at noon ", '{"url": "u/1"}'),
+        ("something else", "{}"),
+        ("and else again", "{}"),
+    ]
+    pools = {"web": make_pool("web", [{"text": text, "metadata": field} for text, field in rows])}
+    measured = {"web": measure(context, pools["web"])}
+
+    def kept(**exact):
+        config = Dedup(scheme=SCHEME, exact=exact, keep=Keep(then=("longest",)), alarm_share=1.0)
+        output = dedup_exact(context, pools, measured, {}, config)
+        rules = {row["rule"] for row in ledger_rows(output, "web") if not row["keep"]}
+        ids = {identity for _, identity, _ in kept_documents(output, pools)}
+        return [at for at, (_, _, _, d) in enumerate(all_documents(pools)) if d["id"] in ids], rules
+
+    assert kept() == ([0, 1, 2, 3, 4], set())
+    assert kept(white_space=True) == ([0, 2, 3, 4], {"same_text"})
+    everything = {"unicode": True, "case": True, "punctuation": True, "white_space": True}
+    assert kept(**everything) == ([0, 3, 4], {"same_text"})
+    for name in everything:  # without any one of them the first stays apart, or the spaces do
+        assert len(kept(**everything | {name: False})[0]) > 3
+    assert kept(by="url") == ([0, 1, 3, 4], {"same_url"})
+
+
+def near_copies(count):
+    """Pages of one template: each a long common text and a number, and a few that share only half of it."""
+    generator = random.Random(7)
+    base = random_text(generator, 400)
+    half = base[: len(base) // 2] + random_text(generator, 200)
+    return [f"{base} number {number}" for number in range(count)] + [half, half + " again"]
+
+
+@pytest.mark.parametrize("max_bucket", [5, 100])
+def test_a_cluster_of_thousands_leaves_what_comparing_all_would_leave(context, make_pool, max_bucket):
+    """3,000 near-identical pages in every bucket: one is left, and one of two others; the work is bounded."""
+    texts = near_copies(3000)
+    pools = {"web": make_pool("web", texts, 3)}
+    scheme = Scheme(ngram=3, bands=4, rows=2)
+    measured = {"web": measure(context, pools["web"], scheme)}
+    config = Dedup(scheme=scheme, threshold=0.8, max_bucket=max_bucket, alarm_share=1)
+    output = dedup_fuzzy(context, pools, measured, [], config)
+    assert output.counts["documents_out"] == 2
+    assert output.counts["kept_pairs_left_out"] == 0
+    assert output.counts["pairs_compared"] < 3 * max_bucket * len(texts) * scheme.bands
+
+
+def chained(count):
+    """Each text is like its neighbours and unlike those further away; all share a band of one row."""
+    words = [f"w{i}" for i in range(count * 4 + 60)]
+    return ["common words here " * 3 + " ".join(words[4 * i : 4 * i + 60]) for i in range(count)]
+
+
+def test_rounds_give_what_comparing_all_gives_and_no_rounds_would_not(context, make_pool, monkeypatch):
+    """A bucket whose members are kept in part: the bound alone would leave pairs of kept near-duplicates."""
+    texts = chained(120)
+    pools = {"web": make_pool("web", texts)}
+    scheme = Scheme(ngram=1, bands=2, rows=1, seed=5)
+    measured = {"web": measure(context, pools["web"], scheme)}
+
+    def kept(max_bucket):
+        config = Dedup(scheme=scheme, verify_ngram=1, threshold=0.8, max_bucket=max_bucket, alarm_share=1)
+        output = dedup_fuzzy(context, pools, measured, [], config)
+        return kept_documents(output, pools), output.counts
+
+    whole, counts = kept(1000)
+    assert counts["rounds"] == 1
+    for max_bucket in (1, 2, 3):
+        bound, counts = kept(max_bucket)
+        assert counts["rounds"] > 1
+        assert bound == whole or counts["kept_pairs_left_out"]
+    monkeypatch.setattr(similar, "ROUNDS_COST", 1000)
+    assert kept(4)[0] == whole
+    monkeypatch.setattr(similar, "ROUNDS_COST", 0)
+    without, counts = kept(5)
+    assert without != whole
+    assert counts["kept_pairs_left_out"] > 0
 
 
 def text_documents(source, texts):
