@@ -90,7 +90,7 @@ class Line:
         )
 
     def curate(self) -> None:
-        """Pools to catalogs: measure, decide, synthesise, deduplicate, decontaminate, count, score."""
+        """Pools to catalogs: measure, decide, synthesise, deduplicate, trim, decontaminate, count, score."""
         self._measure_and_decide(self.pipeline.sources)
         for synthesis in self.pipeline.synthesis:
             self._synthesise(synthesis)

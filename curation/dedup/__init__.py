@@ -1,1 +1,4 @@
-"""Deduplication: exact by content hash, fuzzy by MinHash with pairs verified by true Jaccard similarity."""
+"""Deduplication: exact by content hash, fuzzy by MinHash with pairs verified by true Jaccard similarity.
+
+Within and across documents: repeated lines, paragraphs and substrings, cut as spans.
+"""
