@@ -462,6 +462,8 @@ class Fabricator:
         report = {
             "train": 90,
             "holdout": 10,
+            "positive": "positive",
+            "intervals": {"precision": [0.71, 0.91], "recall": [0.8, 0.95]},
             "precision": 0.8,
             "recall": 0.9,
             "f1": 0.85,
@@ -475,6 +477,9 @@ class Fabricator:
             "worst_false_negatives": [mistake],
         }
         self.step("classifier/quality", lambda build: build.write_json("report.json", report))
+        rates = {"holdout": 5, "precision": 0.4, "recall": None, "f1": 0.3}
+        topic = {"train": 50, "holdout": 10, "classes": {HOSTILE: rates}, "worst_mistakes": [mistake]}
+        self.step("classifier/topic", lambda build: build.write_json("report.json", topic))
 
     def output(self, name: str) -> StepOutput:
         return load(self.folder(name))

@@ -126,6 +126,12 @@ def test_a_run_that_stopped_early_says_what_is_not_there(curated_run):
     assert "This run trained no model." in text
 
 
+def test_every_classifier_is_shown_with_its_intervals(whole_run):
+    text = Page(render(whole_run)).text
+    assert "0.710 to 0.910" in text
+    assert "Mistakes, the surest first" in text
+
+
 def test_a_whole_run_lacks_nothing(whole_run):
     text = Page(render(whole_run)).text
     assert "This run made no mix." not in text
