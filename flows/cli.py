@@ -453,13 +453,18 @@ def dedup(
     text_field: Annotated[str, typer.Option(help="Field that holds the text; dotted where nested.")] = "text",
     id_field: Annotated[str | None, typer.Option(help="Field that holds the record's own id.")] = None,
     date_field: Annotated[str | None, typer.Option(help="Field that holds an ISO 8601 date.")] = None,
+    score_field: Annotated[
+        str | None, typer.Option(help="Field that holds a number; the highest is best.")
+    ] = None,
     scheme: Annotated[
         str, typer.Option("--scheme", "--preset", help="fineweb, dolma3, or bands x rows such as 14x8.")
     ] = "fineweb",
     threshold: Annotated[float, typer.Option(help="True Jaccard similarity that makes duplicates.")] = 0.8,
     verify_ngram: Annotated[int, typer.Option(min=1, help="Words in the n-grams that are compared.")] = 3,
     exact_only: Annotated[bool, typer.Option("--exact-only", help="Remove equal texts alone.")] = False,
-    keep: Annotated[str, typer.Option(help="Which is kept, in this order: longest, newest, oldest.")] = "longest",
+    keep: Annotated[
+        str, typer.Option(help="Which is kept, in this order: best, longest, newest, oldest.")
+    ] = "longest",
     prefer: Annotated[
         list[str] | None, typer.Option(help="A source whose records are kept before others'; first comes first.")
     ] = None,
@@ -494,7 +499,8 @@ def dedup(
     """
     from flows import dedup as command
 
-    options = {"text": text_field, "key": id_field, "created": date_field}
+    options = {"text": text_field, "key": id_field, "created": date_field, "score": score_field}
+    wishes = [wish for wish in keep.split(",") if wish]
     request = command.request(
         inputs=inputs,
         fields={name: value for name, value in options.items() if value is not None},
@@ -502,7 +508,7 @@ def dedup(
             "scheme": command.scheme(scheme),
             "threshold": threshold,
             "verify_ngram": verify_ngram,
-            "keep": {"sources": prefer or [], "then": [wish for wish in keep.split(",") if wish]},
+            "keep": {"sources": prefer or [], "then": wishes, "score": "score" if "best" in wishes else None},
             "alarm_share": alarm_share,
             "index": index,
         },

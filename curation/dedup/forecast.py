@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from curation.dedup.pieces import Piece, line_blocks, pieces
+from curation.dedup.plan import dedup_plan
 from curation.dedup.records import Fields, parse_block
 from curation.dedup.settings import Dedup
 from curation.read.record import Limits, Problem
 
 SAMPLED = 8  # pieces looked into
 PROCESS_BYTES = 350 << 20  # Python, numba and Arrow before the first document
-WORKER_BYTES = 256 << 20  # blocks, tables, a partition of band entries with its pairs
-DOCUMENT_BYTES = 120  # of the columns, numbers and clusters that are held at once
-SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+WORKER_BYTES = 256 << 20  # that reads records: blocks and tables
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,17 @@ def forecast(
         sampled = sum(one[0] for one in density)
         rows += int(amount * sum(one[1] for one in density) / max(1, sampled))
         size += int(amount * sum(one[2] for one in density) / max(1, sampled))
-    signature = 4 * dedup.scheme.permutations
+    signature = dedup.scheme.permutations * np.dtype(dedup.scheme.dtype).itemsize
+    plan = dedup_plan(rows, size, dedup, workers)
     return Forecast(
         files={name: len(files) for name, files in sources.items()},
         raw=raw,
         text=size,
         documents=rows,
         workers=workers,
-        memory=PROCESS_BYTES + workers * WORKER_BYTES + rows * DOCUMENT_BYTES,
-        disk=rows * (signature + 12 * dedup.scheme.bands + 100),
-        detection={at: float(dedup.scheme.detection(at)) for at in SIMILARITIES},
+        memory=PROCESS_BYTES + max(plan.memory, workers * WORKER_BYTES),
+        disk=rows * (signature + 100) + plan.disk,
+        detection=plan.detection,
     )
 
 

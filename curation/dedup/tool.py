@@ -59,6 +59,8 @@ class Request(Strict):
         dated = [wish for wish in self.dedup.keep.then if wish in ("newest", "oldest")]
         if self.fields.created is None and dated:
             raise ValueError(f"to keep the {dated[0]}, name the field that holds the date: --date-field")
+        if self.fields.score is None and "best" in self.dedup.keep.then:
+            raise ValueError("to keep the best, name the field that holds its score: --score-field")
         if self.exact_only and self.dedup.index:
             raise ValueError("an index compares near-duplicates too: leave out --exact-only or --index")
         return self

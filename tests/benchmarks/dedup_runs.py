@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -13,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans of the processes started here become ours
 SCRIPTS = Path(__file__).parent / "peers"
 PEERS = {  # how a peer is called: its environment, its script, further arguments
     "datatrove": ("datatrove", "datatrove_minhash.py", []),
@@ -31,6 +34,7 @@ def timed(command: list[str], cores: int, log: Path) -> dict[str, float]:
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(cores)}
     environment |= {"RAYON_NUM_THREADS": str(cores)}
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with open(log, "wb") as output:
         done = subprocess.run(
@@ -40,7 +44,11 @@ def timed(command: list[str], cores: int, log: Path) -> dict[str, float]:
             env=environment,
             preexec_fn=lambda: os.sched_setaffinity(0, allowed),
         )
-    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.perf_counter() - started
+    with contextlib.suppress(ChildProcessError):
+        while True:  # what outlived its parent is ours by now, and its time counts once it has been waited for
+            os.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

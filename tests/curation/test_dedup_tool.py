@@ -199,6 +199,16 @@ def test_the_preferred_source_is_kept_and_the_newest(folder, tmp_path):
         Request(inputs=inputs, dedup=newest)
 
 
+def test_the_best_by_a_field_is_kept(folder):
+    text = " ".join(prose(3, 80))
+    records = [{"id": at, "text": text, "meta": {"quality": score}} for at, score in enumerate([0.5, 2, None, -1])]
+    (folder / "a.jsonl").write_bytes(jsonl(records))
+    best = Dedup(keep=Keep(then=("best", "longest"), score="score"))
+    assert kept_of(run(folder, fields=Fields(key="id", score="meta.quality"), dedup=best)) == {"1"}
+    with pytest.raises(ValueError, match="--score-field"):
+        Request(inputs=(str(folder),), dedup=best)
+
+
 def test_nothing_is_read_again_unless_it_has_changed(folder):
     (folder / "a.jsonl").write_bytes(jsonl(corpus()))
     first = run(folder)
