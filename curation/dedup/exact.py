@@ -56,7 +56,9 @@ def exact_twins(documents: Documents, keep: Keep) -> np.ndarray:
     several = np.bincount(group_of_sorted)[group_of_sorted] > 1
     members, group = order[several], group_of_sorted[several]
 
-    columns = {name: column[members] for name, column in documents.columns.items()}
+    columns = {
+        name: column[members] for name, column in documents.columns.items() if not name.startswith("value_")
+    }
     best_first = preference(keep, documents.names, columns, lambda some: documents.origins(members[some]))
     best_first = best_first[np.argsort(group[best_first], kind="stable")]
     leads = np.ones(len(best_first), bool)

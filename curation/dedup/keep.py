@@ -27,15 +27,7 @@ def preference(
     has one. `origins(positions)` reads the origin of some documents; it is asked only for those whose id and
     wishes are all equal.
     """
-    created = columns["created"]
-    wishes = {
-        "longest": ~columns["bytes"].astype(np.uint64),
-        "newest": ~created,
-        "oldest": np.where(created == UNKNOWN_TIME, np.iinfo(np.int64).max, created),
-    }
-    if "score" in columns:
-        wishes["best"] = np.where(np.isnan(columns["score"]), np.inf, -columns["score"])
-    ordered = [_place(keep, source_names)[columns["source"]], *(wishes[wish] for wish in keep.then)]
+    ordered = [_place(keep, source_names)[columns["source"]], *(_wish(wish, columns) for wish in keep.then)]
     ordered += [columns["high"], columns["low"]]
     order = np.lexsort(ordered[::-1])
     same = np.ones(max(0, len(order) - 1), bool)
@@ -51,6 +43,16 @@ def preference(
         )
         order[start:stop] = [key[-1] for key in sorted(keys)]
     return order
+
+
+def _wish(wish: str, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """A number of each document by which the wished-for one comes first, the unknown last."""
+    if wish == "best":
+        return np.where(np.isnan(columns["score"]), np.inf, -columns["score"])
+    if wish == "longest":
+        return ~columns["bytes"].astype(np.uint64)
+    created = columns["created"]
+    return ~created if wish == "newest" else np.where(created == UNKNOWN_TIME, np.iinfo(np.int64).max, created)
 
 
 def parse_times(created: pa.Array | pa.ChunkedArray) -> np.ndarray:
