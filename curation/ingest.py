@@ -38,6 +38,7 @@ from curation.schema import DOCUMENT, QUARANTINE, shard_rows
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
 VERSION = 3
+LFS = b"version https://git-lfs.github.com/spec/"
 # The raw files, sorted by hash, then by name: what the lineage of a pool begins with.
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.uint64()), ("sha256", pa.string())])
 
@@ -229,11 +230,22 @@ def ingest_unit(folder: Path, key: str, source: Source, files: list[RawFile]) ->
     return {**counts, "skipped_by_reason": dict(sorted(reasons.items()))}
 
 
+def _is_pointer(file: RawFile) -> bool:
+    """Whether a repository was cloned without its large files."""
+    if file.path.stat().st_size > 1024:
+        return False
+    with file.path.open("rb") as stream:
+        return stream.read(len(LFS)) == LFS
+
+
 def _items(source: Source, file: RawFile, limits: Limits):
     """What the reader finds in a file; an empty file and a failure of the reader are items too."""
     reader = READERS[source.reader]
     if file.path.stat().st_size == 0:
         yield Skipped("empty file") if reader.empty else Problem("0", 0, "empty file")
+        return
+    if _is_pointer(file):
+        yield Problem("0", 0, "a pointer of Git LFS, not the file itself; get the files with: git lfs pull")
         return
     found, last = 0, "0"
     items = reader.read(file, limits, reader.options.model_validate(source.options))

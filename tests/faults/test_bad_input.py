@@ -49,6 +49,7 @@ BAD = {
     "huge.jsonl.gz": (gzip.compress(GOOD + HUGE + GOOD, 1), "a line of 50000012 bytes", 2),
     "huge-array.json": (b"[" + GOOD + b"," + HUGE + b"]", "an element of over 33554432 bytes", 1),
     "bomb.jsonl.gz": (gzip.compress(GOOD + bytes(200 << 20), 9), "max_ratio", 1),
+    "lfs.parquet": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull", 0),
     "broken.parquet": (b"PAR1 nothing of the kind PAR1", "Parquet:", 0),
     "binary.jsonl": (GOOD + bytes(range(256)) * 10, "", 1),
     "open-array.json": (b"[" + GOOD + b", {", "the JSON array is not closed", 1),
