@@ -58,10 +58,16 @@ def forecast(
         text=size,
         documents=rows,
         workers=workers,
-        memory=PROCESS_BYTES + max(plan.memory, workers * WORKER_BYTES),
+        memory=memory_of(rows, size, dedup, workers),
         disk=rows * (signature + 100) + plan.disk,
         detection=plan.detection,
     )
+
+
+def memory_of(documents: int, text: int, dedup: Dedup, workers: int) -> int:
+    """Bytes that a run holds at most, the Python process included."""
+    plan = dedup_plan(documents, text, dedup, workers)
+    return PROCESS_BYTES + max(plan.memory, workers * WORKER_BYTES)
 
 
 def _parquet(parts: list[Piece]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ reads no file again but for candidates.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from curation.config import Bytes, ConfigError, Share, Strict
 from curation.dedup.copying import copy_records
 from curation.dedup.documents import Shard, list_shards
 from curation.dedup.exact import dedup_exact
-from curation.dedup.forecast import WORKER_BYTES, Forecast, forecast
+from curation.dedup.forecast import Forecast, forecast, memory_of
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.inputs import find_inputs
 from curation.dedup.reading import read
@@ -91,13 +92,16 @@ def fit_workers(request: Request, workers: int) -> int:
 
     Raises ConfigError if a single one would need more, with what it needs.
     """
-    needed = plan(request, 1).memory
-    if needed > request.memory:
+    one = plan(request, 1)
+    if one.memory > request.memory:
         raise ConfigError(
-            f"about {needed >> 20} MiB are needed for these documents with one worker, --memory allows "
-            f"{request.memory >> 20} MiB: give more, or add the files to an index in several runs (--index)"
+            f"about {one.memory >> 20} MiB are needed for these documents with one worker, --memory allows "
+            f"{request.memory >> 20} MiB: give more, or leave out some of the inputs"
         )
-    return min(workers, 1 + (request.memory - needed) // WORKER_BYTES)
+    fitting = (
+        memory_of(one.documents, one.text, request.dedup, more) <= request.memory for more in range(2, workers + 1)
+    )
+    return 1 + sum(itertools.takewhile(bool, fitting))
 
 
 def dedup_files(ctx: Context, request: Request, out: Path) -> Deduplicated:
