@@ -149,6 +149,8 @@ class Line:
 
     def _deduplicate(self) -> None:
         context, settings = self.context, self.pipeline.dedup
+        if settings.index is not None:
+            settings = settings.model_copy(update={"index": self.folder / settings.index})
         exact = self.stage(
             "dedup-exact", lambda: dedup_exact(context, self.pools, self.measured, self.decided, settings)
         )

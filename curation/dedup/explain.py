@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curation.dedup.minhash import Scheme, signatures
+from curation.dedup.minhash import signatures
 from curation.dedup.pieces import pieces
 from curation.dedup.records import Fields, read_records
+from curation.dedup.scheme import Scheme, Shingling
 from curation.dedup.settings import Dedup
-from curation.dedup.shingles import shingles
+from curation.dedup.units import shingles
 from curation.read.record import Limits, Problem
 
 
@@ -63,10 +64,10 @@ def explain(
 
 def compare(first: tuple[str, str], second: tuple[str, str], dedup: Dedup) -> Explanation:
     """As `explain`, of two (origin, text)."""
-    lists = [_in_order(text, dedup.verify_ngram) for _, text in (first, second)]
+    lists = [_in_order(text, dedup.verification) for _, text in (first, second)]
     a, b = (set(one) for one in lists)
     jaccard = len(a & b) / len(a | b) if a | b else float(first[1] == second[1])
-    signed = [set(shingles(text, dedup.scheme.ngram)) for _, text in (first, second)]
+    signed = [set(shingles(text, dedup.scheme)) for _, text in (first, second)]
     union = signed[0] | signed[1]
     estimated, bands = _signed(first[1], second[1], dedup.scheme)
     jaccard_signed = len(signed[0] & signed[1]) / len(union) if union else 0.0
@@ -90,9 +91,11 @@ def compare(first: tuple[str, str], second: tuple[str, str], dedup: Dedup) -> Ex
     )
 
 
-def _in_order(text: str, ngram: int) -> list[str]:
-    """The distinct shingles of a text in their first order."""
-    return [shingle.decode() for shingle in dict.fromkeys(shingles(text, ngram))]
+def _in_order(text: str, shingling: Shingling) -> list[str]:
+    """The distinct shingles of a text in their first order; tokens as hexadecimal ids."""
+    if shingling.unit == "tokens":
+        return [shingle.hex(" ", 4) for shingle in dict.fromkeys(shingles(text, shingling))]
+    return [shingle.decode() for shingle in dict.fromkeys(shingles(text, shingling))]
 
 
 def _signed(first: str, second: str, scheme: Scheme) -> tuple[float | None, list[int]]:
@@ -109,7 +112,7 @@ def _verdict(same: bool, estimated: float | None, bands: list[int], jaccard: flo
     if same:
         return "exact duplicates: the texts are the same"
     if estimated is None:
-        return f"not compared: a text of fewer than {dedup.scheme.ngram} words has no signature"
+        return f"not compared: a text of fewer than {dedup.scheme.ngram} {_units(dedup)} has no signature"
     reached = jaccard >= dedup.threshold
     if not bands:
         missed = "; at this similarity they would be duplicates: LSH misses them" if reached else ""
@@ -117,6 +120,10 @@ def _verdict(same: bool, estimated: float | None, bands: list[int], jaccard: flo
     if reached:
         return f"near-duplicates: the true Jaccard similarity reaches {dedup.threshold}"
     return f"compared, no duplicates: the true Jaccard similarity is below {dedup.threshold}"
+
+
+def _units(dedup: Dedup) -> str:
+    return "words" if dedup.scheme.unit == "datatrove" else dedup.scheme.unit
 
 
 def _find(files: Iterable[Path], fields: Fields, limits: Limits, names: tuple[str, str]) -> list[tuple[str, str]]:
