@@ -13,12 +13,15 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.config import ConfigError
+from curation.dedup import fuzzy, index
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.incremental import held
 from curation.dedup.index import newest, verify
 from curation.dedup.minhash import Scheme, signatures
 from curation.dedup.settings import Dedup, Keep
+from curation.files import remove
 from curation.ledger import alive, ledger_path
 from curation.schema import DOCUMENT, document_id
 from curation.steps import Context, step
@@ -185,3 +188,57 @@ def test_many_batches_in_any_order_keep_what_one_run_keeps(
     tmp_path_factory, seed, keep, max_bucket, batches, shards
 ):
     check_batches(tmp_path_factory.mktemp("incremental"), seed, keep, max_bucket, batches, shards)
+
+
+def test_a_run_that_is_cut_off_at_any_commit_resumes_and_nothing_is_added_twice(tmp_path, monkeypatch):
+    """Stopped before the pointer moves, and between that and the step's record: the index is valid throughout."""
+    rows = records(world(3))
+    config = CONFIG.model_copy(update={"index": tmp_path / "index"})
+    run(Context(tmp_path / "a"), rows[::2], config)
+    first = newest(config.index)
+    honest_write, honest_discard = index.write_json, fuzzy.discard
+
+    def cut(*arguments):
+        raise KeyboardInterrupt
+
+    def cut_at_pointer(path, value):
+        cut() if path.name == "CURRENT" else honest_write(path, value)
+
+    monkeypatch.setattr(index, "write_json", cut_at_pointer)
+    with pytest.raises(KeyboardInterrupt):
+        run(Context(tmp_path / "b"), rows[1::2], config)
+    assert newest(config.index).name == first.name
+    assert verify(first) == []
+    monkeypatch.setattr(index, "write_json", honest_write)
+    monkeypatch.setattr(fuzzy, "discard", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(Context(tmp_path / "b"), rows[1::2], config)
+    second = newest(config.index)
+    assert second.record["parent"] == first.name
+    monkeypatch.setattr(fuzzy, "discard", honest_discard)
+    run(Context(tmp_path / "b"), rows[1::2], config)
+    assert newest(config.index).name == second.name
+    whole = run(Context(tmp_path / "whole"), rows, CONFIG)
+    assert kept_of_index(config.index) == kept_of_run(whole[0], whole[1:])
+    assert run(Context(tmp_path / "b"), rows[1::2], config)[2].reused
+
+
+def test_an_index_that_does_not_fit_or_is_broken_is_refused_and_a_lost_one_is_made_again(tmp_path):
+    rows = records(world(4))[:12]
+    config = CONFIG.model_copy(update={"index": tmp_path / "index"})
+    near = run(Context(tmp_path / "a"), rows, config)[2]
+    with pytest.raises(ConfigError, match=r"threshold = 0\.5, found 0\.9"):
+        run(Context(tmp_path / "a"), rows, config.model_copy(update={"threshold": 0.9}))
+    remove(config.index)
+    again = run(Context(tmp_path / "a"), rows, config)[2]
+    assert (again.content, newest(config.index).documents) == (near.content, again.counts["index_texts"])
+    (newest(config.index).folder / "pairs.npy").write_bytes(b"short")
+    with pytest.raises(ConfigError, match=r"expected .* bytes, found 5"):
+        held(config.index)
+
+
+def test_an_index_that_is_not_compared_with_would_be_noticed(tmp_path, monkeypatch):
+    """The planted twin: without the bands of old documents, near-duplicates of them are kept."""
+    monkeypatch.setattr(fuzzy, "held_bands", lambda joined, base: [])
+    with pytest.raises(AssertionError):
+        check_batches(tmp_path, seed=1, keep=Keep(), max_bucket=100, batches=3, shards=1)
