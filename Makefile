@@ -9,7 +9,7 @@ READY = $(VENV)/.ready
 DEMO_full = manifests/demo/pipeline.yaml
 DEMO_tiny = manifests/demo/tiny.yaml
 
-.PHONY: setup demo real test test-slow lint benchmark benchmark-peers clean
+.PHONY: setup demo real test test-slow lint benchmark benchmark-peers parity clean
 
 setup: $(READY)
 
@@ -47,6 +47,13 @@ benchmark-peers:
 		.peers/$$peer/bin/python -m pip install --quiet --disable-pip-version-check \
 			-r tests/benchmarks/peers/$$peer.txt || exit 1; \
 	done
+
+# datatrove's filters against the profile datatrove-0.10; builds the peer's environment first.
+parity: setup
+	$(PYTHON) -m venv .peers/datatrove
+	.peers/datatrove/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r tests/benchmarks/peers/datatrove.txt
+	$(BIN)/python -m tests.parity.datatrove.compare --peer .peers/datatrove/bin/python
 
 clean:
 	rm -rf $(VENV) $(WORKSPACE)

@@ -51,7 +51,7 @@ POLICIES = _pad(
 NOTES = _pad(("edit]", "citation needed]"))
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _starts(data, at, end, word):
     length = 0
     while word[length] and at + length < end:
@@ -62,7 +62,7 @@ def _starts(data, at, end, word):
     return word[length] == 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def contains(data, start, end, words):
     """Whether one of `words`, lower case, stands in data[start:end] in any case."""
     for at in range(start, end):
@@ -74,7 +74,24 @@ def contains(data, start, end, words):
     return False
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
+def may_hold(data, start, end):
+    """Whether data[start:end] holds a bit of a word looked for: one quick pass says no for most texts."""
+    found = np.uint8(0)
+    for at in range(start, end - 2):
+        first, second, third = data[at] | 0x20, data[at + 1] | 0x20, data[at + 2] | 0x20
+        script = (first == 0x6A) & (second == 0x61) & (third == 0x76)  # jav
+        cookies = (first == 0x6F) & (second == 0x6B) & (third == 0x69)  # oki
+        policy = (first == 0x69) & (second == 0x63) & (third == 0x79)  # icy
+        terms = (first == 0x66) & (second == 0x20) & (third == 0x75)  # f u
+        lorem = (first == 0x70) & (second == 0x73) & (third == 0x75)  # psu
+        found |= np.uint8(script | cookies | policy | terms | lorem | (data[at] == CURLY))
+    for at in range(max(start, end - 2), end):
+        found |= np.uint8(data[at] == CURLY)
+    return found != 0
+
+
+@njit(nogil=True, _nrt=False)
 def citation_end(data, at, end, classes):
     """Where the citation that begins at byte `at` (an opening bracket) ends, -1 if it is none. Case counts."""
     for number in range(len(NOTES)):
@@ -92,7 +109,7 @@ def citation_end(data, at, end, classes):
     return at + 1 if at < end and data[at] == CLOSING_BRACKET else -1
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def without_citations(data, start, end, classes, out):
     """Copy data[start:end] to `out` without its citations; returns the bytes written."""
     at, written = start, 0
@@ -107,7 +124,7 @@ def without_citations(data, start, end, classes, out):
     return written
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def has_bracket(data, start, end):
     brackets = False
     for at in range(start, end):
@@ -115,7 +132,7 @@ def has_bracket(data, start, end):
     return brackets
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def longest_word(data, start, end, classes):
     """The characters of the longest word of data[start:end]."""
     longest, length, at = 0, 0, start
@@ -126,11 +143,12 @@ def longest_word(data, start, end, classes):
     return longest
 
 
-@njit(nogil=True)
-def line_fate(data, start, end, words, terminal):
+@njit(nogil=True, _nrt=False)
+def line_fate(data, start, end, words, terminal, search):
     """What becomes of a stripped line without citations and long words: KEPT or a reason.
 
-    `words` are those it had with citations; `terminal` says whether it must end in terminal punctuation.
+    `words` are those it had with citations; `terminal` says whether it must end in terminal
+    punctuation, `search` whether the words of the other rules may stand in it at all (`may_hold`).
     """
     if terminal:
         last = data[end - 1] if end > start else 0
@@ -140,6 +158,8 @@ def line_fate(data, start, end, words, terminal):
             return NO_TERMINAL
     if words < LEAST_WORDS:
         return FEW_WORDS
+    if not search:
+        return KEPT
     if contains(data, start, end, LOREM):
         return LOREM_IPSUM
     if contains(data, start, end, SCRIPT):
@@ -172,7 +192,7 @@ def _spans(texts: pa.LargeStringArray, terminal: bool) -> pa.ListArray:
     return span_array(counts, table, ["", "\n"], RULES)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _next_line(data, at, end, classes):
     """The line at byte `at`: (start and end of it stripped, words, longest chunk in bytes, start of the next)."""
     first, last, words, chunk, longest = -1, at, 0, 0, 0
@@ -240,16 +260,16 @@ def _find(data, offsets, classes, terminal, counts):
     return table[:known]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _fate(data, start, stop, words, longest, terminal, classes, buffer):
     """The fate of a line as the edit knows it: what drops a document leaves its lines."""
     if longest > LONGEST_WORD and longest_word(data, start, stop, classes) > LONGEST_WORD:
         return LONG_WORD
     if has_bracket(data, start, stop):
         length = without_citations(data, start, stop, classes, buffer)
-        fate = line_fate(buffer, 0, length, words, terminal)
+        fate = line_fate(buffer, 0, length, words, terminal, True)
     else:
-        fate = line_fate(data, start, stop, words, terminal)
+        fate = line_fate(data, start, stop, words, terminal, True)
     return KEPT if fate in (LOREM_IPSUM, CURLY_BRACKET) else fate
 
 

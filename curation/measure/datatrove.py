@@ -123,7 +123,8 @@ def _survey(data, begin, end):
 @njit(nogil=True, cache=True)
 def _measure_documents(data, offsets, tables, out):
     size, lines, words = 0, 0, 0
-    tokens, chunk, line_tokens = token_scratch(0, 0), chunk_scratch(64), token_scratch(0, 0)
+    tokens, line_tokens, chunk = token_scratch(0, 0), token_scratch(0, 0), chunk_scratch(0)
+    buffer = np.empty(0, np.uint8)
     slots, keys = table(0)
     ngrams = ngram_scratch(0)
     line_counts = np.zeros(COUNTS, np.int64)
@@ -133,17 +134,18 @@ def _measure_documents(data, offsets, tables, out):
         chars, breaks, ascii_only = _survey(data, begin, end)
         if end - begin > size or breaks > lines:
             size, lines = max(size, end - begin), max(lines, breaks)
-            tokens = token_scratch(size, lines)
+            tokens, line_tokens, chunk = token_scratch(size, lines), token_scratch(size, 0), chunk_scratch(size)
+            buffer = np.empty(size, np.uint8)
             slots, keys = table(lines + 2)
         counts = row[:_LINES]
-        chunk = tokenise(data, begin, end, tables, tokens, chunk, counts)
+        tokenise(data, begin, end, tables, tokens, chunk, counts)
         count_lines(data, begin, end, tokens, counts, tables.classes, ascii_only, slots, keys, row[_LINES:_NGRAMS])
         if counts[TOKENS] > words:
             words = counts[TOKENS] + counts[TOKENS] // 2
             ngrams = ngram_scratch(words)
         count_ngrams(tokens, counts[TOKENS], ngrams, row[_NGRAMS:_C4])
-        line_tokens, chunk = count_c4(
-            data, begin, end, tables, tokens, counts, line_tokens, chunk, line_counts, row[_C4:_CHARS]
+        count_c4(
+            data, begin, end, tables, tokens, counts, buffer, line_tokens, chunk, line_counts, row[_C4:_CHARS]
         )
         row[_CHARS] = chars
         row[_NON_NEWLINE] = chars - counts[NEWLINES]

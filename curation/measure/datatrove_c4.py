@@ -7,7 +7,6 @@ mark stands before it in the sentence.
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from curation.measure.c4_lines import (
@@ -18,6 +17,7 @@ from curation.measure.c4_lines import (
     has_bracket,
     line_fate,
     longest_word,
+    may_hold,
     without_citations,
 )
 from curation.measure.spacy_merge import AFTER_BLANK_TOKEN, ALL_PUNCTUATION, ENDS_SENTENCE
@@ -29,14 +29,13 @@ from curation.measure.spacy_tokens import (
     LINES,
     LONGEST_CHUNK,
     TOKENS,
-    token_scratch,
     tokenise,
 )
 
 LOREM_LINES, CURLY_LINES, KEPT_LINES, SENTENCES, C4_COUNTS = range(5)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _sentences(kinds, first, last):
     """The sentences of the tokens [first, last)."""
     sentences, ended = 1, False
@@ -54,11 +53,14 @@ def _sentences(kinds, first, last):
     return sentences
 
 
-@njit(nogil=True)
-def count_c4(data, begin, end, tables, tokens, counts, line_tokens, chunk, line_counts, out):
-    """Fill `out` (C4_COUNTS numbers) for a tokenised text; returns the scratch for lines that lose citations."""
+@njit(nogil=True, _nrt=False)
+def count_c4(data, begin, end, tables, tokens, counts, buffer, line_tokens, chunk, line_counts, out):
+    """Fill `out` (C4_COUNTS numbers) for a tokenised text.
+
+    `buffer`, `line_tokens` and `chunk` have room for its longest line, for lines that lose citations.
+    """
     out[:] = 0
-    buffer = np.empty(0, np.uint8)
+    search = may_hold(data, begin, end)
     for number in range(counts[LINES]):
         line = tokens.lines[number]
         if line[LINE_FIRST] < 0:
@@ -70,16 +72,13 @@ def count_c4(data, begin, end, tables, tokens, counts, line_tokens, chunk, line_
             continue
         length = -1
         if has_bracket(data, start, stop):
-            if len(line_tokens.ends) <= stop - start:
-                line_tokens = token_scratch(2 * (stop - start), 0)
-            buffer = np.empty(stop - start, np.uint8)
             length = without_citations(data, start, stop, tables.classes, buffer)
             if length == stop - start:
                 length = -1
         if length >= 0:
-            fate = line_fate(buffer, 0, length, words, True)
+            fate = line_fate(buffer, 0, length, words, True, search)
         else:
-            fate = line_fate(data, start, stop, words, True)
+            fate = line_fate(data, start, stop, words, True, search)
         if fate == LOREM_IPSUM:
             out[LOREM_LINES] += out[CURLY_LINES] == 0
         elif fate == CURLY_BRACKET:
@@ -88,9 +87,8 @@ def count_c4(data, begin, end, tables, tokens, counts, line_tokens, chunk, line_
             continue
         out[KEPT_LINES] += 1
         if length >= 0:
-            chunk = tokenise(buffer, 0, length, tables, line_tokens, chunk, line_counts)
+            tokenise(buffer, 0, length, tables, line_tokens, chunk, line_counts)
             out[SENTENCES] += _sentences(line_tokens.kinds, 0, line_counts[TOKENS])
         else:
             last = counts[TOKENS] if final else tokens.lines_tokens[number + 1]
             out[SENTENCES] += _sentences(tokens.kinds, tokens.lines_tokens[number], last)
-    return line_tokens, chunk

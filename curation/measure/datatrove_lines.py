@@ -37,7 +37,7 @@ FILLED_LINES, TERMINAL_LINES, SHORT_LINES, DUP_FILLED_CHARS = range(9, 13)  # Fi
 LINE_COUNTS = 13
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def hash_text(data, start, end):
     """A 64-bit hash of data[start:end]; reads nothing outside."""
     hashed = np.uint64(end - start) * _MULTIPLIER
@@ -54,7 +54,7 @@ def hash_text(data, start, end):
     return hashed ^ hashed >> np.uint64(32)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def count_chars(data, start, end):
     """The characters of data[start:end]."""
     chars = 0
@@ -63,13 +63,13 @@ def count_chars(data, start, end):
     return chars
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def seen_before(key, keys, known, slots, size):
     """How many different keys there are after one more; `known` itself if that one has been there."""
     return max(known, number_of(key, keys, known, slots, size) + 1)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", _nrt=False)
 def _is_ellipsis(data, start, end):
     """Whether data[start:end] ends in three full stops or in the ellipsis character."""
     if end - start < 3:
@@ -79,14 +79,14 @@ def _is_ellipsis(data, start, end):
     return stops or (last == 0xA6 and middle == 0x80 and first == 0xE2)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _is_bullet(data, start, end):
     if data[start] == HYPHEN:
         return True
     return end - start >= 3 and data[start] == 0xE2 and data[start + 1] == 0x80 and data[start + 2] == 0xA2
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _ends_terminal(data, start, end, classes):
     at = end - 1
     while at > start and data[at] & 0xC0 == 0x80:
@@ -102,7 +102,7 @@ def table(lines):
     return np.empty(size, np.int32), np.empty(size // 2 + 1, np.uint64)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def count_lines(data, begin, end, tokens, counts, classes, ascii_only, slots, keys, out):
     """Fill `out` (LINE_COUNTS numbers) for the tokenised text data[begin:end]; `slots`, `keys` fit its lines."""
     out[:] = 0
@@ -148,7 +148,7 @@ def count_lines(data, begin, end, tokens, counts, classes, ascii_only, slots, ke
     _count_paragraphs(data, begin, tokens, counts, ascii_only, slots, keys, size, out)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _count_paragraphs(data, begin, tokens, counts, ascii_only, slots, keys, size, out):
     """Paragraphs of the stripped text: lines of it with no empty one between them."""
     first, last = -1, -1

@@ -39,7 +39,7 @@ def ngram_scratch(words):
     )
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def count_ngrams(tokens, words, scratch, out):
     """Fill `out` (NGRAM_COUNTS numbers, characters) for the first `words` tokens."""
     out[:] = 0
@@ -47,13 +47,13 @@ def count_ngrams(tokens, words, scratch, out):
     _duplicate_ngrams(tokens, words, scratch, out)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", _nrt=False)
 def _joined_chars(tokens, start, n):
     """Characters of n words from `start` on with blanks between them."""
     return tokens.chars[start + n - 1] - (tokens.chars[start - 1] if start else 0) + n - 1
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _top_ngrams(tokens, words, scratch, out):
     slots, keys, counts, firsts, ids, starts = scratch
     candidates = words - 1
@@ -93,12 +93,12 @@ def _top_ngrams(tokens, words, scratch, out):
                 candidates += 1
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", _nrt=False)
 def _start_of(tokens, k):
     return tokens.ends[k - 1] if k else 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _repeated_starts(tokens, words, scratch):
     """Write to `starts` the words where an n-gram can begin that occurs twice; returns how many there are.
 
@@ -128,7 +128,7 @@ def _repeated_starts(tokens, words, scratch):
     return found
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _duplicate_ngrams(tokens, words, scratch, out):
     slots, keys, _, firsts, _, starts = scratch
     candidates = _repeated_starts(tokens, words, scratch) if words >= 5 else 0

@@ -28,7 +28,7 @@ WITH_LETTER = 32
 _TOUCHED, _CHOSEN = 1, 2
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def kinds_of(any_class, all_class, length):
     """The bits that follow from the classes of a token's characters, taken together by "or" and by "and"."""
     kinds = ALL_PUNCTUATION if all_class & IS_PUNCTUATION else 0
@@ -37,7 +37,7 @@ def kinds_of(any_class, all_class, length):
     return kinds | (WITH_LETTER if any_class & IS_LETTER else 0)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def merge_special_cases(tokens, count, lines, tables):
     """Merge in place, `count` tokens on `lines` lines; returns how many tokens there are then."""
     strings = tables.strings
@@ -61,12 +61,12 @@ def merge_special_cases(tokens, count, lines, tables):
     return _rewrite(tokens, count, lines, growth, tables) if chosen else count
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _start_of(tokens, k):
     return tokens.ends[k - 1] if k else 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _find_runs(tokens, count, strings):
     """Set `runs`: for each token, by bits, of how many tokens the runs are that begin there. Returns all bits."""
     sizes = np.uint16(0)
@@ -90,7 +90,7 @@ def _find_runs(tokens, count, strings):
     return sizes
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _spells(tokens, start, first, last, strings):
     number = find_string(hash_bytes(tokens.text, start, tokens.ends[last]), strings)
     if number < 0 or strings.phrase_from[number + 1] - strings.phrase_from[number] != last - first + 1:
@@ -101,7 +101,7 @@ def _spells(tokens, start, first, last, strings):
     return True
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _crosses_chunks(tokens, k, size):
     chunks = 0
     for token in range(k + 1, k + size):
@@ -109,14 +109,14 @@ def _crosses_chunks(tokens, k, size):
     return chunks > 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _rule_of(tokens, k, size, strings):
     """The place of the first end and the number of tokens of the special case that a run spells."""
     number = special_case(hash_bytes(tokens.text, _start_of(tokens, k), tokens.ends[k + size - 1]), strings)
     return strings.rule_from[number], strings.rule_from[number + 1] - strings.rule_from[number]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _rewrite(tokens, count, lines, growth, tables):
     """Write the tokens anew, with the chosen runs replaced; where they grow, from a copy moved to the right."""
     if growth:
@@ -147,13 +147,13 @@ def _rewrite(tokens, count, lines, growth, tables):
     return written
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _copy(tokens, at, to):
     tokens.ends[to], tokens.chars[to] = tokens.ends[at], tokens.chars[at]
     tokens.hashes[to], tokens.kinds[to], tokens.marks[to] = tokens.hashes[at], tokens.kinds[at], tokens.marks[at]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _set(tokens, k, end, kinds, classes):
     """Make token k of the bytes from the end of the one before it up to `end`."""
     start = at = _start_of(tokens, k)

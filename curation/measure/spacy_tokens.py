@@ -13,7 +13,7 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
-from curation.measure.spacy_chunk import chunk_scratch, split_chunk
+from curation.measure.spacy_chunk import split_chunk
 from curation.measure.spacy_english import (
     BLANK,
     BYTE_BLANK,
@@ -73,7 +73,7 @@ def token_scratch(size, lines):
     )
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", _nrt=False)
 def _emit(tokens, counts, end, length, kinds, hashed):
     number = counts[TOKENS]
     counts[TOKENS] = number + 1
@@ -84,7 +84,7 @@ def _emit(tokens, counts, end, length, kinds, hashed):
     tokens.kinds[number] = kinds
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
     """Emit the tokens of a chunk that begins at byte `first` of the squeezed text; `kinds` of its first token."""
     low, piece = 0, False
@@ -106,7 +106,7 @@ def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
         low, kinds = high, 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _blanks(data, at, begin, end, tables, tokens, counts, first, last):
     """Read white space at `at`, noting line breaks; the place behind it, and whether it makes a token.
 
@@ -137,7 +137,7 @@ def _blanks(data, at, begin, end, tables, tokens, counts, first, last):
     return at, not lone, first
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _end_line(tokens, counts, first, last, stop, following):
     """Close the line under way; the row of the next one begins with the tokens and chunks there are by now."""
     number = counts[LINES]
@@ -148,11 +148,12 @@ def _end_line(tokens, counts, first, last, stop, following):
     tokens.lines[number + 1, LINE_CHUNKS] = counts[CHUNKS]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def tokenise(data, begin, end, tables, tokens, chunk, counts):
-    """Fill `tokens` and `counts` for the text data[begin:end]; returns `chunk`, which may have grown.
+    """Fill `tokens` and `counts` for the text data[begin:end].
 
-    `tokens` must have room for it: `token_scratch(end - begin, line breaks)`. Nothing outside the text is read.
+    `tokens` and `chunk` must have room for it: `token_scratch(end - begin, line breaks)`, `chunk_scratch(end -
+    begin)`. Nothing outside the text is read.
     """
     text, kinds_of_bytes = tokens.text, tables.bytes
     counts[:] = 0
@@ -220,8 +221,6 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
             written += size
             at += size
         _count_signs(text, squeezed, written, counts)
-        if written - squeezed >= len(chunk.codes):
-            chunk = chunk_scratch(2 * (written - squeezed))
         bounds = split_chunk(text, squeezed, written, tables, chunk)
         kinds = FIRST_OF_CHUNK | (AFTER_BLANK_TOKEN if gap else 0)
         _emit_chunk(tokens, counts, tables, chunk, squeezed, bounds, kinds)
@@ -234,10 +233,9 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
         counts[TOKENS] = merge_special_cases(tokens, counts[TOKENS], counts[LINES], tables)
         _find_stop_words(tokens, counts, tables.strings)
     _count_kinds(tokens, counts)
-    return chunk
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _find_stop_words(tokens, counts, strings):
     """Once more, for merges that have taken some away."""
     counts[STOP_WORDS] = 0
@@ -247,7 +245,7 @@ def _find_stop_words(tokens, counts, strings):
             counts[STOP_WORDS] |= strings.stop_word[number]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _count_kinds(tokens, counts):
     words, word_chars, alpha, before = 0, 0, 0, 0
     for k in range(counts[TOKENS]):
@@ -259,7 +257,7 @@ def _count_kinds(tokens, counts):
     counts[WORDS], counts[WORD_CHARS], counts[ALPHA_TOKENS] = words, word_chars, alpha
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, inline="always", _nrt=False)
 def _marked(data, at, end, kinds_of_bytes, length):
     """Whether a word of letters that ends at `at` has one plain mark behind it that is a token of its own."""
     if kinds_of_bytes[data[at]] != BYTE_MARK or (at + 1 < end and kinds_of_bytes[data[at + 1]] != BYTE_BLANK):
@@ -269,7 +267,7 @@ def _marked(data, at, end, kinds_of_bytes, length):
     return data[at - 1] >= LOWERCASE_A or (length >= 2 and data[at - 2] < LOWERCASE_A)  # as in "USA." but not "A."
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _emit_mark(data, at, written, tokens, counts):
     mark = data[at]
     tokens.text[written] = mark
@@ -279,7 +277,7 @@ def _emit_mark(data, at, written, tokens, counts):
     return at + 1, written + 1
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _count_signs(text, start, end, counts):
     """Count number signs, and "..." without overlap, in one chunk."""
     stops = 0

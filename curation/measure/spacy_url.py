@@ -16,7 +16,7 @@ LONGEST_LABEL = 64
 LONGEST_TOP_LEVEL = 63
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def is_url(codes, classes, low, high):
     """Whether the characters [low, high), given as code points and their classes, are a URL as a whole."""
     if _host_follows(codes, classes, low, high):
@@ -36,7 +36,7 @@ def is_url(codes, classes, low, high):
     return found
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _host_follows(codes, classes, at, high):
     after_address = _after_address(codes, at, high)
     if after_address >= 0 and _ends_well(codes, classes, after_address, high):
@@ -61,7 +61,7 @@ def _host_follows(codes, classes, at, high):
     return False
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _ends_well(codes, classes, at, high):
     """Whether only a port and a path, a query or a fragment follow."""
     if at < high and codes[at] == 0x3A:
@@ -74,7 +74,7 @@ def _ends_well(codes, classes, at, high):
     return at == high or codes[at] == 0x2F or codes[at] == 0x3F or codes[at] == 0x23
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def _after_address(codes, at, high):
     """The place behind a public IPv4 address that begins at `at`, -1 if there is none."""
     first, second = 0, 0
