@@ -3,8 +3,8 @@
     MIXWRIGHT_DATA=... python -m tests.parity.datatrove.compare --peer .peers/datatrove/bin/python
 
 Runs datatrove's four filters, each alone, in the peer's own environment on documents of MIXWRIGHT_DATA and on
-random texts, and compares verdict and reason of every document, and the text that C4 leaves. Every difference is written
-to a file. Fails if fewer than 99.5 % of the documents agree for any filter.
+random texts, and compares verdict and reason of every document, and the text that C4 leaves. Every difference is
+written to a file. Fails if fewer than 99.5 % of the documents agree for any filter.
 """
 
 from __future__ import annotations
