@@ -171,17 +171,15 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
             gap = False
             continue
         if kind >= BYTE_BLANK:
-            here = at
-            at, gap, first = _blanks(data, at, begin, end, tables, tokens, counts, first, last)
-            if at > here:
+            after, makes_token, first = _blanks(data, at, begin, end, tables, tokens, counts, first, last)
+            if after > at:
+                at, gap = after, makes_token
                 continue
         start, squeezed = at, written
-        while at < end and kinds_of_bytes[data[at]] == kind:
+        while kind <= BYTE_DIGIT and at < end and kinds_of_bytes[data[at]] == kind:
             text[written] = data[at]
             written += 1
             at += 1
-            if kind > BYTE_DIGIT:
-                break
         length = at - start
         plain = kind <= BYTE_DIGIT and (at == end or kinds_of_bytes[data[at]] == BYTE_BLANK)
         marked = kind == BYTE_LETTER and not plain and _marked(data, at, end, kinds_of_bytes, length)

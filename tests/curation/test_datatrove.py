@@ -73,6 +73,8 @@ LONG = "a line of words that is rather long and goes on "
         ("hello", "GopherRepetition", None),
         ("dont " * 25, "GopherQuality", "gopher_below_avg_threshold"),
         ("word " * 12 + "the be 1 " * 14, "GopherQuality", "gopher_below_avg_threshold"),
+        ("”  5 10°C. 。.\n" * 4, "C4Quality", "too_few_sentences"),
+        ("the be 12.5 " * 6 + "… " * 13 + "word " * 60, "GopherQuality", "gopher_too_many_ellipsis"),
         (GOOD + "\nA line with lorem Ipsum.", "C4Quality", "lorem_ipsum"),
         (GOOD + "\nA line with lorem ipsum", "C4Quality", None),
         (GOOD + "\nA line with { a bracket.", "C4Quality", "curly_bracket"),
