@@ -76,18 +76,24 @@ def contains(data, start, end, words):
 
 @njit(nogil=True, _nrt=False)
 def may_hold(data, start, end):
-    """Whether data[start:end] holds a bit of a word looked for: one quick pass says no for most texts."""
-    found = np.uint8(0)
-    for at in range(start, end - 2):
-        first, second, third = data[at] | 0x20, data[at + 1] | 0x20, data[at + 2] | 0x20
-        script = (first == 0x6A) & (second == 0x61) & (third == 0x76)  # jav
-        cookies = (first == 0x6F) & (second == 0x6B) & (third == 0x69)  # oki
-        policy = (first == 0x69) & (second == 0x63) & (third == 0x79)  # icy
-        terms = (first == 0x66) & (second == 0x20) & (third == 0x75)  # f u
-        lorem = (first == 0x70) & (second == 0x73) & (third == 0x75)  # psu
-        found |= np.uint8(script | cookies | policy | terms | lorem | (data[at] == CURLY))
-    for at in range(max(start, end - 2), end):
-        found |= np.uint8(data[at] == CURLY)
+    """Whether a line holds a bit of a word looked for: one quick pass, in vectors of bytes, says no for most."""
+    part = data[start:end]
+    found, case = np.uint8(0), np.uint8(0x20)
+    for at in range(len(part) - 2):
+        first, second, third = (
+            np.uint8(part[at] | case),
+            np.uint8(part[at + 1] | case),
+            np.uint8(part[at + 2] | case),
+        )
+        hit = (first == np.uint8(0x6A)) & (second == np.uint8(0x61)) & (third == np.uint8(0x76))  # jav
+        hit |= (first == np.uint8(0x6F)) & (second == np.uint8(0x6B)) & (third == np.uint8(0x69))  # oki
+        hit |= (first == np.uint8(0x69)) & (second == np.uint8(0x63)) & (third == np.uint8(0x79))  # icy
+        hit |= (first == np.uint8(0x66)) & (second == np.uint8(0x20)) & (third == np.uint8(0x75))  # f u
+        hit |= (first == np.uint8(0x70)) & (second == np.uint8(0x73)) & (third == np.uint8(0x75))  # psu
+        hit |= part[at] == np.uint8(CURLY)
+        found |= np.uint8(hit)
+    for at in range(max(0, len(part) - 2), len(part)):
+        found |= np.uint8(part[at] == CURLY)
     return found != 0
 
 
@@ -144,11 +150,11 @@ def longest_word(data, start, end, classes):
 
 
 @njit(nogil=True, _nrt=False)
-def line_fate(data, start, end, words, terminal, search):
+def line_fate(data, start, end, words, terminal):
     """What becomes of a stripped line without citations and long words: KEPT or a reason.
 
     `words` are those it had with citations; `terminal` says whether it must end in terminal
-    punctuation, `search` whether the words of the other rules may stand in it at all (`may_hold`).
+    punctuation.
     """
     if terminal:
         last = data[end - 1] if end > start else 0
@@ -158,7 +164,7 @@ def line_fate(data, start, end, words, terminal, search):
             return NO_TERMINAL
     if words < LEAST_WORDS:
         return FEW_WORDS
-    if not search:
+    if not may_hold(data, start, end):
         return KEPT
     if contains(data, start, end, LOREM):
         return LOREM_IPSUM
@@ -267,9 +273,9 @@ def _fate(data, start, stop, words, longest, terminal, classes, buffer):
         return LONG_WORD
     if has_bracket(data, start, stop):
         length = without_citations(data, start, stop, classes, buffer)
-        fate = line_fate(buffer, 0, length, words, terminal, True)
+        fate = line_fate(buffer, 0, length, words, terminal)
     else:
-        fate = line_fate(data, start, stop, words, terminal, True)
+        fate = line_fate(data, start, stop, words, terminal)
     return KEPT if fate in (LOREM_IPSUM, CURLY_BRACKET) else fate
 
 

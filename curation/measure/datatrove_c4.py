@@ -17,7 +17,6 @@ from curation.measure.c4_lines import (
     has_bracket,
     line_fate,
     longest_word,
-    may_hold,
     without_citations,
 )
 from curation.measure.spacy_merge import AFTER_BLANK_TOKEN, ALL_PUNCTUATION, ENDS_SENTENCE
@@ -60,7 +59,6 @@ def count_c4(data, begin, end, tables, tokens, counts, buffer, line_tokens, chun
     `buffer`, `line_tokens` and `chunk` have room for its longest line, for lines that lose citations.
     """
     out[:] = 0
-    search = may_hold(data, begin, end)
     for number in range(counts[LINES]):
         line = tokens.lines[number]
         if line[LINE_FIRST] < 0:
@@ -76,9 +74,9 @@ def count_c4(data, begin, end, tables, tokens, counts, buffer, line_tokens, chun
             if length == stop - start:
                 length = -1
         if length >= 0:
-            fate = line_fate(buffer, 0, length, words, True, search)
+            fate = line_fate(buffer, 0, length, words, True)
         else:
-            fate = line_fate(data, start, stop, words, True, search)
+            fate = line_fate(data, start, stop, words, True)
         if fate == LOREM_IPSUM:
             out[LOREM_LINES] += out[CURLY_LINES] == 0
         elif fate == CURLY_BRACKET:

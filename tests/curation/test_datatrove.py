@@ -78,6 +78,7 @@ LONG = "a line of words that is rather long and goes on "
         (GOOD + "\nA line with lorem Ipsum.", "C4Quality", "lorem_ipsum"),
         (GOOD + "\nA line with lorem ipsum", "C4Quality", None),
         (GOOD + "\nA line with { a bracket.", "C4Quality", "curly_bracket"),
+        (GOOD + "\nA line with a {.", "C4Quality", "curly_bracket"),
         (GOOD + "\nA javascript line with { a bracket.", "C4Quality", None),
         (GOOD + "\nThe { is first.\nLorem ipsum is second.", "C4Quality", "curly_bracket"),
         (GOOD + "\nLorem ipsum is first.\nThe { is second.", "C4Quality", "lorem_ipsum"),
