@@ -10,9 +10,12 @@ from curation.config import Count, Share, Strict
 
 Method = Literal["causal", "reward", "dpo"]
 
+# What a longer context is given by; see `training.positions`.
+POSITIONS = ("yarn_factor", "yarn_beta_fast", "yarn_beta_slow", "rope_theta", "rope_layers", "max_position")
+
 # The fields that one method alone reads. Setting one for another method is an error, not a silent no-op.
 OWN_FIELDS: dict[str, tuple[str, ...]] = {
-    "causal": ("z_loss", "yarn_factor"),
+    "causal": ("z_loss", *POSITIONS),
     "reward": ("centring",),
     "dpo": ("beta", "dpo_loss", "label_smoothing"),
 }
@@ -60,14 +63,21 @@ class TrainConfig(Strict):
     learning_rate: float = Field(1e-3, gt=0)
     warmup_share: Share = Field(0.05, ge=0, le=1)  # of all steps, linear from zero
     warmup_steps: int | None = Field(None, ge=0)  # instead of warmup_share
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
+    decay_share: Share = Field(0.1, gt=0, le=1)  # wsd: of all steps, at the end
+    decay_steps: int | None = Field(None, ge=1)  # wsd: instead of decay_share
     final_share: Share = Field(0.1, ge=0, le=1)  # of the learning rate, at the last step
     weight_decay: float = Field(0.1, ge=0)  # matrices only: never norms, biases, embeddings
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(1.0, gt=0)  # norm of the whole gradient
 
     z_loss: float = Field(0.0, ge=0)  # causal: weight of the squared log-partition
-    yarn_factor: float | None = Field(None, gt=1)  # causal: extend the parent's positions by YaRN
+    yarn_factor: float | None = Field(None, gt=1)  # causal: stretch the parent's positions by YaRN
+    yarn_beta_fast: float = Field(32.0, gt=0)  # rotations within the old context above which nothing is stretched
+    yarn_beta_slow: float = Field(1.0, gt=0)  # and below which everything is
+    rope_theta: float | None = Field(None, gt=0)  # causal: another base of the parent's rotary positions
+    rope_layers: tuple[str, ...] | None = None  # kinds of layers that both change; None: see training.positions
+    max_position: Count | None = None  # with rope_theta: the positions that the model then has
     centring: float = Field(0.0, ge=0)  # reward: weight of the squared sum of the two scores
     beta: float = Field(0.1, gt=0)  # dpo
     dpo_loss: Literal["sigmoid", "ipo"] = "sigmoid"
@@ -85,6 +95,9 @@ class TrainConfig(Strict):
                     raise ValueError(f"{name} is of method {method} only; this stage's method is {self.method}")
         if self.dpo_loss == "ipo" and self.label_smoothing:
             raise ValueError("label_smoothing is of dpo_loss sigmoid only")
+        if self.schedule != "wsd" and (self.decay_steps is not None or self.decay_share != 0.1):
+            raise ValueError(f"decay_steps and decay_share are of schedule wsd only; it is {self.schedule}")
+        self._check_positions()
         if self.sequence_length < 2:
             raise ValueError(f"sequence_length must be at least 2, found {self.sequence_length}")
         if self.method == "causal" and self.sequence_length > self.micro_batch_tokens:
@@ -96,6 +109,17 @@ class TrainConfig(Strict):
                 f"batch_tokens {self.batch_tokens} must be at least micro_batch_tokens {self.micro_batch_tokens}"
             )
         return self
+
+    def _check_positions(self) -> None:
+        given = [name for name in POSITIONS if getattr(self, name) != type(self).model_fields[name].default]
+        if given and self.yarn_factor is None and self.rope_theta is None:
+            raise ValueError(f"{given[0]} goes with yarn_factor or rope_theta")
+        if self.yarn_factor is None and any(name.startswith("yarn_") for name in given):
+            raise ValueError("yarn_beta_fast and yarn_beta_slow go with yarn_factor")
+        if self.yarn_beta_slow >= self.yarn_beta_fast:
+            raise ValueError(f"yarn_beta_slow {self.yarn_beta_slow} must be below beta_fast {self.yarn_beta_fast}")
+        if self.yarn_factor is not None and self.max_position is not None:
+            raise ValueError("yarn_factor says how many positions the model has; leave max_position out")
 
 
 class EvaluateConfig(Strict):

@@ -16,7 +16,6 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     Olmo3Config,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -24,7 +23,8 @@ from transformers.utils import logging
 from curation.chat import END_OF_TEXT, END_OF_TURN, PAD
 from training.attention import PACKED
 from training.batch import Batch
-from training.config import ModelConfig
+from training.config import ModelConfig, TrainConfig
+from training.positions import extend_positions
 
 VOCABULARY_MULTIPLE = 64  # rows of the embedding beyond the tokenizer's are never a target
 
@@ -96,11 +96,11 @@ def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTr
     return model
 
 
-def load_causal(folder: Path, attention: str = PACKED, yarn_factor: float | None = None) -> PreTrainedModel:
-    """The causal model of a checkpoint folder, in float32. `yarn_factor` stretches its positions."""
+def load_causal(folder: Path, attention: str = PACKED, settings: TrainConfig | None = None) -> PreTrainedModel:
+    """The causal model of a checkpoint folder, in float32. `settings` may give it a longer context."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if yarn_factor is not None:
-        extend_positions(config, yarn_factor)
+    if settings is not None:
+        extend_positions(config, settings)
     with _quiet():
         return AutoModelForCausalLM.from_pretrained(
             folder, config=config, attn_implementation=attention, dtype=torch.float32, local_files_only=True
@@ -128,26 +128,6 @@ def reward_from_causal(folder: Path, pad: int) -> PreTrainedModel:
     model.base_model.load_state_dict(parent.base_model.state_dict())
     torch.nn.init.normal_(model.score.weight, std=(config.hidden_size + 1) ** -0.5)
     return model
-
-
-def extend_positions(config: PreTrainedConfig, factor: float) -> None:
-    """Stretch a config's rotary positions by YaRN (Peng et al. 2023), as transformers implements it.
-
-    Olmo 3 stretches its full-attention layers alone: a sliding window never sees far positions.
-    """
-    before = config.max_position_embeddings
-    yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": before}
-    parameters = dict(config.rope_parameters)
-    current = parameters.get("full_attention", parameters)
-    if current["rope_type"] != "default":
-        raise ValueError(
-            f"the parent's positions are stretched already ({current}); yarn_factor can be given once"
-        )
-    stretched = {"rope_theta": current["rope_theta"], **yarn}
-    config.rope_parameters = (
-        parameters | {"full_attention": stretched} if "full_attention" in parameters else stretched
-    )
-    config.max_position_embeddings = round(before * factor)
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:

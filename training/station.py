@@ -111,8 +111,11 @@ def _check_parent(
         raise ValueError(f"train/{stage}: without a parent checkpoint, method causal and a model are required")
     if parent is not None and config.model is not None:
         raise ValueError(f"train/{stage}: the model's shape comes from the parent {parent.name}; leave model out")
-    if parent is None and config.yarn_factor is not None:
-        raise ValueError(f"train/{stage}: yarn_factor stretches a parent's positions; give max_position instead")
+    if parent is None and (config.yarn_factor or config.rope_theta):
+        raise ValueError(
+            f"train/{stage}: yarn_factor and rope_theta change a parent's positions; "
+            "give model.max_position and model.rope_theta instead"
+        )
     if reference is not None and config.method != "dpo":
         raise ValueError(
             f"train/{stage}: a reference is of method dpo only; this stage's method is {config.method}"

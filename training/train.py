@@ -78,12 +78,12 @@ def _make_model(mix: Data, specials: Specials, parent: StepOutput | None, config
     elif config.method == "reward":
         model = reward_from_causal(parent.folder / "model", specials.pad)
     else:
-        model = load_causal(parent.folder / "model", yarn_factor=config.yarn_factor)
+        model = load_causal(parent.folder / "model", settings=config)
     longest = model.config.max_position_embeddings
     if config.sequence_length > longest:
         raise ValueError(
             f"sequence_length {config.sequence_length} is beyond the model's {longest} positions; "
-            "set model.max_position, or yarn_factor for a model with a parent"
+            "set model.max_position, or for a model with a parent yarn_factor, or rope_theta with max_position"
         )
     return model
 

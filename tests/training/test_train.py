@@ -300,6 +300,35 @@ def test_learning_rate_rises_and_falls():
         assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.1)
 
 
+def rates(steps: int, **changes) -> list[float]:
+    config = TrainConfig(learning_rate=1.0, **changes)
+    return [learning_rate(config, step, steps) for step in range(steps)]
+
+
+def test_warm_up_stable_decay():
+    found = rates(100, schedule="wsd", warmup_steps=9, decay_share=0.2, final_share=0.0)
+    assert found[:9] == [pytest.approx(step / 10) for step in range(1, 10)]
+    assert set(found[9:80]) == {1.0}
+    assert found[80:] == [pytest.approx(1 - step / 20) for step in range(1, 21)]
+    short = rates(10, schedule="wsd", warmup_steps=4, decay_steps=50)  # no room for what is stable
+    assert short[:4] == [pytest.approx(step / 5) for step in range(1, 5)]
+    assert short[4:] == sorted(short[4:], reverse=True)
+    assert short[-1] == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="of schedule wsd only"):
+        TrainConfig(decay_steps=5)
+
+
+def test_the_schedules_of_olmo_3():
+    """Peak and final rate of its 7B stages: pretraining by cosine, the others linear to zero."""
+    pretrain = rates(5000, schedule="cosine", warmup_steps=2000, final_share=0.1)
+    assert (max(pretrain), pretrain.index(1.0)) == (1.0, 2000)
+    assert pretrain[-1] == pytest.approx(0.1)
+    midtrain = rates(500, schedule="linear", warmup_steps=0, final_share=0.0)
+    assert (midtrain[0], midtrain[-1]) == (1.0, 0.0)
+    long = rates(500, schedule="linear", warmup_steps=200, final_share=0.0)
+    assert (long[200], long[-1]) == (1.0, 0.0)
+
+
 def test_a_pair_weighs_the_same_whatever_its_source(context, tokenizer, tiny, pretrained):
     rows = [pair("one", q, q.upper(), "no") for q in sentences(8, 4, 5)]
     rows += [pair("two", q, q.upper(), "no") for q in sentences(4, 4, 6)]
