@@ -189,7 +189,9 @@ def test_profiles_are_found_by_name_and_by_path(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nversion: 2\nrules:\n  - {name: r, measurement: n, drop_below: 1, source: me}\n")
     assert load_profile(path).version == load_profile(str(path)).version == 2
-    with pytest.raises(ConfigError, match=r"no rule profile is named 'mine': choose one of c4, chat, code, datatrove"):
+    with pytest.raises(
+        ConfigError, match=r"no rule profile is named 'mine': choose one of c4, chat, code, datatrove"
+    ):
         load_profile("mine")
     path.write_text("name: mine\nversion: 2\nrules:\n  - {name: r, measurement: n, drop_below: low, source: me}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml:4: rules.0.drop_below: .* found 'low'"):
