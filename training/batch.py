@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ class Batch:
     selected: torch.Tensor  # (n,) int64, places in the row of t tokens
     targets: torch.Tensor  # (n,) int64, the token after each
     sequence: np.ndarray  # (n,) int64, the sequence of each
+    answer_tokens: float = 1.0  # of pairs: tokens in the loss of a chosen answer, on average over the whole step
 
     def sum_by_sequence(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) -> (s,), differentiable."""
@@ -62,8 +63,10 @@ def make_batch(
 def batch_of_units(data: Data, plan: Plan, units: np.ndarray, device: torch.device) -> Batch:
     """The batch of some units. Of pairs: all chosen sequences, then all rejected ones in the same order."""
     rows, starts, lengths, prompts = plan.row[units], plan.start[units], plan.length[units], plan.prompt[units]
-    if plan.other_length[units].any():
-        rows, prompts = np.tile(rows, 2), np.tile(prompts, 2)
-        starts = np.concatenate([starts, plan.other_start[units]])
-        lengths = np.concatenate([lengths, plan.other_length[units]])
-    return make_batch(data, rows, starts, lengths, prompts, device)
+    if not plan.other_length[units].any():
+        return make_batch(data, rows, starts, lengths, prompts, device)
+    rows, prompts = np.tile(rows, 2), np.tile(prompts, 2)
+    starts = np.concatenate([starts, plan.other_start[units]])
+    lengths = np.concatenate([lengths, plan.other_length[units]])
+    batch = make_batch(data, rows, starts, lengths, prompts, device)
+    return replace(batch, answer_tokens=plan.answer_tokens(int(units[0])))

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from curation.config import Count, Share, Strict
 
 Method = Literal["causal", "reward", "dpo"]
+DpoLoss = Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"]
+SMOOTHED: tuple[DpoLoss, ...] = ("sigmoid", "robust")  # take a label_smoothing
 
 # What a longer context is given by; see `training.positions`.
 POSITIONS = ("yarn_factor", "yarn_beta_fast", "yarn_beta_slow", "rope_theta", "rope_layers", "max_position")
@@ -17,7 +19,7 @@ POSITIONS = ("yarn_factor", "yarn_beta_fast", "yarn_beta_slow", "rope_theta", "r
 OWN_FIELDS: dict[str, tuple[str, ...]] = {
     "causal": ("z_loss", *POSITIONS),
     "reward": ("centring",),
-    "dpo": ("beta", "dpo_loss", "label_smoothing"),
+    "dpo": ("beta", "dpo_loss", "label_smoothing", "sft_weight"),
 }
 
 
@@ -80,8 +82,9 @@ class TrainConfig(Strict):
     max_position: Count | None = None  # with rope_theta: the positions that the model then has
     centring: float = Field(0.0, ge=0)  # reward: weight of the squared sum of the two scores
     beta: float = Field(0.1, gt=0)  # dpo
-    dpo_loss: Literal["sigmoid", "ipo"] = "sigmoid"
-    label_smoothing: Share = Field(0.0, ge=0, lt=0.5)  # dpo, sigmoid: the conservative form (cDPO)
+    dpo_loss: DpoLoss = "sigmoid"  # the formulas are in training.losses.dpo
+    label_smoothing: Share = Field(0.0, ge=0, lt=0.5)  # dpo, sigmoid (conservative form, cDPO) and robust
+    sft_weight: float = Field(0.0, ge=0)  # dpo: of the chosen answers' cross-entropy, a mean over tokens
 
     seed: int = 0
     threads: int = Field(2, ge=1)  # fixed here, since the bits of a sum depend on it
@@ -93,11 +96,11 @@ class TrainConfig(Strict):
             for name in names:
                 if method != self.method and getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is of method {method} only; this stage's method is {self.method}")
-        if self.dpo_loss == "ipo" and self.label_smoothing:
-            raise ValueError("label_smoothing is of dpo_loss sigmoid only")
         if self.schedule != "wsd" and (self.decay_steps is not None or self.decay_share != 0.1):
             raise ValueError(f"decay_steps and decay_share are of schedule wsd only; it is {self.schedule}")
         self._check_positions()
+        if self.label_smoothing and self.dpo_loss not in SMOOTHED:
+            raise ValueError(f"label_smoothing is of dpo_loss {' and '.join(SMOOTHED)}, not of {self.dpo_loss}")
         if self.sequence_length < 2:
             raise ValueError(f"sequence_length must be at least 2, found {self.sequence_length}")
         if self.method == "causal" and self.sequence_length > self.micro_batch_tokens:

@@ -58,6 +58,7 @@ class Data:
     prompt: np.ndarray | None  # int64, tokens of a pair's prompt; None where the data holds no pairs
     rejected_start: np.ndarray | None
     rejected_length: np.ndarray | None
+    margin: np.ndarray | None  # float32, how much better a pair's chosen answer is; 0 where it is not known
 
     @property
     def rows(self) -> int:
@@ -112,6 +113,7 @@ def open_data(output: StepOutput, verify: bool = True) -> Data:
         prompt=_integers(index, "prompt_length") if pairs else None,
         rejected_start=_integers(index, "rejected_start") if pairs else None,
         rejected_length=_integers(index, "rejected_length") if pairs else None,
+        margin=_margin(index, folder) if pairs else None,
     )
     _check_spans(data)
     return data
@@ -119,6 +121,20 @@ def open_data(output: StepOutput, verify: bool = True) -> Data:
 
 def _integers(index: pa.Table, name: str) -> np.ndarray:
     return index[name].to_numpy().astype(np.int64)
+
+
+def _margin(index: pa.Table, folder: Path) -> np.ndarray:
+    """The optional column `margin`: absent or null is 0."""
+    if "margin" not in index.column_names:
+        return np.zeros(len(index), np.float32)
+    margin = index["margin"].cast(pa.float64()).fill_null(0.0).to_numpy().astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(margin))
+    if len(wrong):
+        raise DataError(
+            f"{folder / 'index.parquet'}: the margin of row {wrong[0]} (document {index['id'][int(wrong[0])]}) is "
+            f"{margin[wrong[0]]}; expected a finite number, or null for none"
+        )
+    return margin
 
 
 def _check_spans(data: Data) -> None:

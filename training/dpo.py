@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +14,10 @@ from transformers import PreTrainedModel
 from curation.schema import require_same_ids
 from curation.steps import Build, StepOutput
 from training.batch import Batch, make_batch
-from training.config import TrainConfig
+from training.config import DpoLoss, TrainConfig
 from training.data import Data, open_data
 from training.head import token_logps
-from training.losses import dpo
+from training.losses import Loss, dpo, dpo_margin, dpo_weight
 from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal
 from training.outcome import Outcome, pair_sources
 from training.plan import best_fit_decreasing
@@ -43,13 +42,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class DPO:
-    """Mean DPO loss of pairs. Metrics bear TRL's names where the definition is TRL's; means are over pairs."""
+    """Mean DPO loss of pairs, plus `sft_weight` times the chosen answers' mean cross-entropy over tokens.
+
+    Metrics bear TRL's names where the definition is TRL's, but are means over all pairs of a step.
+    `gradient_weight` is ours: what a pair weighs in the gradient (see `training.losses.dpo_weight`).
+    """
 
     data: Data
     reference: Reference
     beta: float
-    kind: Literal["sigmoid", "ipo"] = "sigmoid"
+    kind: DpoLoss = "sigmoid"
     label_smoothing: float = 0.0
+    sft_weight: float = 0.0
 
     def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
         chosen, rejected = completion_logps(model, batch).chunk(2)
@@ -57,18 +61,15 @@ class DPO:
         reference_chosen = self.reference.chosen[rows].to(chosen.device)
         reference_rejected = self.reference.rejected[rows].to(chosen.device)
         tokens = np.bincount(batch.sequence, minlength=len(batch.lengths)).astype(np.float32)
-        chosen_tokens, rejected_tokens = torch.from_numpy(tokens).to(chosen.device).chunk(2)
-        loss = dpo(
-            chosen,
-            rejected,
-            reference_chosen,
-            reference_rejected,
-            self.beta,
-            self.kind,
-            self.label_smoothing,
-            chosen_tokens,
-            rejected_tokens,
-        )
+        lengths = torch.from_numpy(tokens).to(chosen.device).chunk(2)
+        logps = (chosen, rejected, reference_chosen, reference_rejected)
+        margin = dpo_margin(*logps, self.beta, self.kind, *lengths)
+        loss = dpo(margin, self.beta, self.kind, self.label_smoothing)
+        sft = -chosen / batch.answer_tokens  # its sum over the step's pairs is their number times the token mean
+        if self.sft_weight:
+            loss = Loss(
+                loss.sum + self.sft_weight * sft.sum(), loss.count, loss.each + self.sft_weight * sft.detach()
+            )
         chosen_reward = self.beta * (chosen.detach() - reference_chosen)
         rejected_reward = self.beta * (rejected.detach() - reference_rejected)
         metrics = {
@@ -78,6 +79,8 @@ class DPO:
             "rewards/margins": chosen_reward - rejected_reward,
             "logps/chosen": chosen.detach(),
             "logps/rejected": rejected.detach(),
+            "gradient_weight": dpo_weight(margin, self.beta, self.kind, self.label_smoothing),
+            "chosen_nll": sft.detach(),
         }
         return Outcome(loss, pair_sources(self.data, batch), metrics)
 

@@ -31,6 +31,7 @@ class Plan:
     other_length: np.ndarray  # int64, 0 where the data holds no pairs
     truncated: np.ndarray  # int64, tokens of the pair beyond the sequence length
     in_loss: np.ndarray  # int64
+    chosen_in_loss: np.ndarray  # int64, of these, the chosen answer's; 0 where the data holds no pairs
     skipped: np.ndarray  # int64, rows (repeated by copy and epoch) of pairs cut down to the prompt
     steps: np.ndarray  # int64 (steps + 1,): the units of step s are steps[s] to steps[s + 1]
 
@@ -38,6 +39,11 @@ class Plan:
     def tokens(self) -> np.ndarray:
         """Tokens that each unit brings into a micro-batch, int64 (n,)."""
         return self.length + self.other_length
+
+    def answer_tokens(self, unit: int) -> float:
+        """The mean number of tokens in the loss of a chosen answer, over all pairs of the unit's step."""
+        step = int(np.searchsorted(self.steps, unit, "right")) - 1
+        return float(self.chosen_in_loss[self.steps[step] : self.steps[step + 1]].mean())
 
     def micro_batches(self, step: int, capacity: int) -> list[np.ndarray]:
         """The units of one step by micro-batch, each of at most `capacity` tokens or of one unit."""
@@ -140,6 +146,7 @@ def _fragments(data: Data, config: TrainConfig) -> Plan:
         other_length=nothing,
         truncated=nothing,
         in_loss=_count_in_loss(data, start + 1, start + length),
+        chosen_in_loss=nothing,
         skipped=nothing[:0],
         steps=nothing[:0],
     )
@@ -170,6 +177,7 @@ def _pairs(data: Data, config: TrainConfig) -> Plan:
         other_length=other[row],
         truncated=(data.length + data.rejected_length - length - other)[row],
         in_loss=(chosen_loss + rejected_loss)[row],
+        chosen_in_loss=chosen_loss[row],
         skipped=skipped,
         steps=row[:0],
     )

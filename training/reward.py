@@ -22,14 +22,18 @@ def scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Reward:
-    """Mean Bradley-Terry loss of pairs; a batch holds all chosen sequences, then all rejected ones."""
+    """Mean Bradley-Terry loss of pairs; a batch holds all chosen sequences, then all rejected ones.
+
+    Metrics are TRL's `accuracy`, `margin` and `mean_reward`, but as means over pairs of the whole step.
+    """
 
     data: Data
     centring: float = 0.0
 
     def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
         chosen, rejected = scores(model, batch).chunk(2)
-        loss = bradley_terry(chosen, rejected, centring=self.centring)
+        margin = torch.from_numpy(self.data.margin[batch.rows[: len(batch.rows) // 2]]).to(chosen.device)
+        loss = bradley_terry(chosen, rejected, margin, self.centring)
         chosen, rejected = chosen.detach(), rejected.detach()
         metrics = {
             "accuracy": (chosen > rejected).float(),

@@ -92,7 +92,8 @@ def _make_method(mix: Data, logps: StepOutput | None, config: TrainConfig) -> Me
     if config.method == "reward":
         return Reward(mix, config.centring)
     if config.method == "dpo":
-        return DPO(mix, load_reference(logps, mix), config.beta, config.dpo_loss, config.label_smoothing)
+        settings = (config.beta, config.dpo_loss, config.label_smoothing, config.sft_weight)
+        return DPO(mix, load_reference(logps, mix), *settings)
     return Causal(mix, config.z_loss)
 
 

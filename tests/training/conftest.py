@@ -34,6 +34,7 @@ class Row:
     copies: int = 1
     prompt: int = 0
     rejected: tuple[list[int], list[int]] | None = field(default=None)  # tokens and mask
+    margin: float | None = None
 
 
 def text(source: str, content: str, copies: int = 1) -> Row:
@@ -85,6 +86,7 @@ def write_data(context: Context, name: str, rows: list[Row], seed: int = 0) -> S
                     "prompt_length": row.prompt,
                     "rejected_start": len(tokens),
                     "rejected_length": len(rejected),
+                    "margin": row.margin,
                 }
                 tokens += rejected
                 mask += rejected_mask
@@ -93,6 +95,8 @@ def write_data(context: Context, name: str, rows: list[Row], seed: int = 0) -> S
         types |= {"length": pa.uint32(), "copies": pa.uint16(), "order": pa.uint64(), "bytes": pa.uint64()}
         if rows[0].rejected is not None:
             types |= {"prompt_length": pa.uint32(), "rejected_start": pa.int64(), "rejected_length": pa.uint32()}
+        if any(row.margin is not None for row in rows):
+            types["margin"] = pa.float32()
         build.write_table("index.parquet", pa.Table.from_pylist(index, schema=pa.schema(list(types.items()))))
         write_bytes(build.folder / "tokens.bin", np.array(tokens, "<u2").tobytes())
         write_bytes(build.folder / "mask.bin", np.array(mask, np.uint8).tobytes())
@@ -100,7 +104,7 @@ def write_data(context: Context, name: str, rows: list[Row], seed: int = 0) -> S
         head |= {"in_loss": sum(mask), "tokenizer_hash": "0" * 64, "manifest_hash": f"{seed:064d}"}
         build.write_json("data.json", head)
 
-    literals = {"rows": [[*vars(row).values()] for row in rows], "seed": seed}
+    literals = {"rows": repr(rows), "seed": seed}
     return step(context, f"data/{name}", 1, literals, {}, work)
 
 

@@ -7,40 +7,64 @@ import torch
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from training import head
-from training.losses import bradley_terry, causal, dpo
+from training.losses import bradley_terry, causal, dpo, dpo_margin, dpo_weight
 
 
 def one(value: float) -> torch.Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
 
-PAIR = {
-    "policy_chosen": one(-20),
-    "policy_rejected": one(-30),
-    "reference_chosen": one(-22),
-    "reference_rejected": one(-29),
-    "beta": 0.1,
-}
+# Log-probabilities of one pair: policy chosen and rejected, reference chosen and rejected; tokens 8 and 12.
+PAIR = one(-20), one(-30), one(-22), one(-29)
+LENGTHS = {"chosen_tokens": one(8), "rejected_tokens": one(12)}
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("kind", "beta", "smoothing", "expected"),
     [
-        ({}, 0.554355),
-        ({"label_smoothing": 0.1}, 0.584355),
-        ({"kind": "ipo", "chosen_tokens": one(8), "rejected_tokens": one(12)}, 21.777778),
-        ({"kind": "ipo", "chosen_tokens": one(1), "rejected_tokens": one(1)}, 4.0),  # on sums: the authors' code
+        ("sigmoid", 0.1, 0.0, 0.554355),
+        ("sigmoid", 0.1, 0.1, 0.584355),
+        ("robust", 0.1, 0.1, 0.516855),
+        ("hinge", 0.1, 0.0, 0.7),
+        ("ipo", 0.1, 0.0, 21.777778),
+        ("sigmoid_norm", 0.1, 0.0, 0.676619),
+        ("sigmoid_norm", 5.0, 0.0, 0.173008),
     ],
 )
-def test_dpo_by_hand(options, expected):
-    loss = dpo(**PAIR, **options)
+def test_dpo_by_hand(kind, beta, smoothing, expected):
+    loss = dpo(dpo_margin(*PAIR, beta, kind, **LENGTHS), beta, kind, smoothing)
     assert loss.sum.item() == pytest.approx(expected, abs=1e-6)
     assert loss.count == 1
 
 
-def test_ipo_wants_lengths():
+def test_ipo_on_sums_is_that_of_the_authors():
+    """One token each: nothing is averaged."""
+    lengths = {"chosen_tokens": one(1), "rejected_tokens": one(1)}
+    assert dpo(dpo_margin(*PAIR, 0.1, "ipo", **lengths), 0.1, "ipo").sum.item() == pytest.approx(4.0)
+
+
+def test_robust_loss_is_unbiased_under_flips():
+    """Chowdhury et al. 2024, lemma 3.2: over labels flipped with chance e, its mean is the true label's loss."""
+    margin, e = torch.tensor([0.3, -2.0], dtype=torch.float64), 0.2
+    kept, flipped = dpo(margin, 0.1, "robust", e).each, dpo(-margin, 0.1, "robust", e).each
+    torch.testing.assert_close((1 - e) * kept + e * flipped, dpo(margin, 0.1).each)
+
+
+def test_the_weight_of_a_pair_is_how_wrong_its_reward_is():
+    """Rafailov et al. 2023, equation 7: sigmoid(reward of rejected - reward of chosen)."""
+    margin = dpo_margin(*PAIR, 0.1)
+    assert dpo_weight(margin, 0.1, "sigmoid").item() == pytest.approx(1 / (1 + 2.718281828459045**0.3))
+    assert dpo_weight(margin, 0.1, "hinge").item() == 1
+    assert dpo_weight(one(1.5), 0.1, "hinge").item() == 0
+    policy = PAIR[0].clone().requires_grad_()
+    dpo(dpo_margin(policy, *PAIR[1:], 0.1), 0.1).sum.backward()
+    assert policy.grad.item() == pytest.approx(-0.1 * dpo_weight(margin, 0.1, "sigmoid").item())
+
+
+@pytest.mark.parametrize("kind", ["ipo", "sigmoid_norm"])
+def test_averages_want_lengths(kind):
     with pytest.raises(ValueError, match="chosen_tokens"):
-        dpo(**PAIR, kind="ipo")
+        dpo_margin(*PAIR, 0.1, kind)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from training.batch import batch_of_units, make_batch
 from training.causal_lm import Causal
 from training.config import TrainConfig
 from training.data import DataError, open_data
+from training.dpo import DPO, Reference
 from training.loop import NonFiniteLossError
+from training.losses import dpo
 from training.model import device, find_specials, load_causal, load_reward, new_causal
 from training.optimiser import learning_rate, make_optimiser
 from training.plan import make_plan
@@ -239,12 +241,79 @@ def test_dpo_starts_at_its_reference_and_moves_from_it(context, pairs, tokenizer
     assert again.content != output.content
 
 
-def test_other_settings_of_dpo(context, pairs, tokenizer, tiny, pretrained):
-    for changes in ({"dpo_loss": "ipo"}, {"label_smoothing": 0.1}):
-        output = train(
-            context, "dpo", pairs, tokenizer, pretrained, later(tiny, method="dpo", max_steps=2, **changes)
-        )
-        assert read_json(output.folder / "checkpoint.json")["method"] == "dpo"
+DPO_SETTINGS = [
+    {"dpo_loss": "ipo"},
+    {"dpo_loss": "hinge"},
+    {"dpo_loss": "robust", "label_smoothing": 0.1},
+    {"dpo_loss": "sigmoid_norm", "beta": 5.0},
+    {"label_smoothing": 0.1, "sft_weight": 0.5},
+]
+
+
+@pytest.mark.parametrize("changes", DPO_SETTINGS)
+def test_other_settings_of_dpo(context, pairs, tokenizer, tiny, pretrained, changes):
+    settings = later(tiny, method="dpo", max_steps=2, **changes)
+    losses = columns(train(context, "dpo", pairs, tokenizer, pretrained, settings), "losses")
+    # The policy begins as the reference: every margin is zero, and the loss is what the formula gives for it.
+    kind, beta = settings.dpo_loss, settings.beta
+    at_zero = dpo(torch.zeros(1), beta, kind, settings.label_smoothing).sum.item()
+    expected = at_zero + settings.sft_weight * losses["chosen_nll"][0]
+    assert losses["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_smoothing_is_refused_where_it_has_no_meaning(tiny):
+    with pytest.raises(ValueError, match="not of hinge"):
+        later(tiny, method="dpo", dpo_loss="hinge", label_smoothing=0.1)
+
+
+def test_margins_of_the_data_are_in_the_loss(context, tokenizer, tiny, pretrained):
+    """The first step of two stages that differ in the margins alone, against the formula."""
+    contents = sentences(4, 4, 5)
+    losses = []
+    for margins in ([None] * 4, [0.0, None, 1.5, 0.25]):
+        rows = [
+            replace(pair("judged", q, q.upper(), "no"), margin=m) for q, m in zip(contents, margins, strict=True)
+        ]
+        data = write_data(context, "preference", rows)
+        settings = later(tiny, method="reward", warmup_steps=0, max_steps=1)
+        losses.append(columns(train(context, "reward", data, tokenizer, pretrained, settings), "losses"))
+    assert losses[0]["margin"][0] == losses[1]["margin"][0]  # the same scores: the seed draws the head
+    assert losses[1]["loss"][0] > losses[0]["loss"][0]
+
+
+def test_a_margin_that_is_no_number_is_refused(context):
+    data = write_data(context, "preference", [replace(pair("judged", "a", "b", "c"), margin=float("nan"))])
+    with pytest.raises(DataError, match="the margin of row 0"):
+        open_data(data)
+
+
+def dpo_step(pairs, tokenizer, micro_batch_tokens: int, bug: bool = False) -> dict[str, torch.Tensor]:
+    """The gradient of a step of DPO with an SFT term; with the planted bug, that term is a mean of means."""
+    torch.manual_seed(0)
+    model = new_causal(TINY, 266, find_specials(tokenizer.folder / "tokenizer")).double()
+    data = open_data(pairs)
+    settings = TrainConfig(
+        method="dpo", sequence_length=64, batch_tokens=2048, micro_batch_tokens=micro_batch_tokens
+    )
+    plan = make_plan(data, settings)
+    zeros = torch.zeros(data.rows, dtype=torch.float64)
+    method, count = DPO(data, Reference(zeros - 30, zeros - 31), 0.1, "sigmoid_norm", 0.0, 0.5), 0
+    for units in plan.micro_batches(0, micro_batch_tokens):
+        batch = batch_of_units(data, plan, units, device())
+        if bug:
+            batch = replace(batch, answer_tokens=float(plan.chosen_in_loss[units].mean()))
+        outcome = method.outcome(model, batch)
+        outcome.loss.sum.backward()
+        count += outcome.loss.count
+    assert count == plan.steps[1]
+    return {name: parameter.grad / count for name, parameter in model.named_parameters()}
+
+
+def test_a_step_of_dpo_is_the_same_however_it_is_split(pairs, tokenizer):
+    whole, split, wrong = (dpo_step(pairs, tokenizer, *given) for given in ((2048,), (120,), (120, True)))
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=1e-8, atol=1e-12)
+    assert any(not torch.allclose(wrong[name], gradient, rtol=1e-4) for name, gradient in whole.items())
 
 
 def test_long_context_stretches_positions(context, texts, tokenizer, tiny, pretrained):
