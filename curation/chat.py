@@ -9,7 +9,7 @@ content and the `<|end|>` after it. A text is its content and the end-of-text to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,7 @@ class Specials:
     end_of_text: int
     end_of_turn: int
     turns: dict[str, int]  # system, user, assistant, tool
+    others: dict[str, int] = field(default_factory=dict)  # of FILL_IN_MIDDLE, those that the tokenizer has
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import fastokens
 import numpy as np
 import tokenizers
 
-from curation.chat import END_OF_TURN, TURNS, Segments, Specials
+from curation.chat import END_OF_TURN, FILL_IN_MIDDLE, TURNS, Segments, Specials
 from curation.files import read_json
 from curation.steps import StepOutput
 
@@ -71,10 +71,14 @@ class Encoder:
             end_of_text=self._id(config["eos_token"], folder),
             end_of_turn=self._id(END_OF_TURN, folder),
             turns={turn: self._id(token, folder) for turn, token in TURNS.items()},
+            others={token: number for token in FILL_IN_MIDDLE if (number := self._known(token)) is not None},
         )
 
+    def _known(self, token: str) -> int | None:
+        return self.reference.token_to_id(token)
+
     def _id(self, token: str, folder: Path) -> int:
-        number = self.reference.token_to_id(token)
+        number = self._known(token)
         if number is None:
             raise ValueError(f"{folder}/tokenizer.json: no token {token!r}; make the folder by the tokenizer step")
         return number

@@ -42,6 +42,13 @@ def keyed_hash(ids: pa.Array | pa.ChunkedArray | np.ndarray | list[str], key: in
     return out
 
 
+def draw(hashed: np.uint64, number: int) -> int:
+    """64 random bits, the `number`-th that a keyed hash gives."""
+    out = np.empty(1, np.uint64)
+    _mix_pairs(np.array([hashed], np.uint64), np.array([number], np.uint64), np.uint64(0x64726177), out)
+    return int(out[0])
+
+
 def occurrence_key(order: np.ndarray, copy: np.ndarray) -> np.ndarray:
     """The place in the global order of copy `copy` (0, 1, ...) of a row whose own key is `order` (uint64).
 

@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments, segments
+from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments
 from curation.encoder import Encoded, load_encoder
 from curation.files import remove, sync, write_parquet
 from curation.mix.manifest import Manifest, require_verified
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
+from curation.transforms.render import render
 
 TOKENS, MASK, INDEX = "tokens.bin", "mask.bin", "index.parquet"
 FACTS = "facts"  # per shard, what only rendering tells of a row; merged into the index, then removed
@@ -121,7 +122,7 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
         for transform in sorted(here["transform"].unique().to_pylist()):
             rows = here.filter(pc.equal(here["transform"], transform))
             documents = table.take(pa.array(np.searchsorted(numbers, rows["row"].to_numpy())))
-            rendered = segments(documents, WHOLE.get(transform, transform), encoder.specials)
+            rendered, _ = render(documents, WHOLE.get(transform, transform), encoder.specials)
             encoded = encoder.encode(rendered)
             if transform in WHOLE:
                 encoded = encoded.first(rows["tokens"].to_numpy())

@@ -34,6 +34,7 @@ from curation.steps import Context, StepOutput
 from curation.synthesis.config import Synthesis
 from curation.synthesis.station import synthesise
 from curation.tokens import count_tokens, train_tokenizer
+from curation.transforms.count import transformed
 from flows.pipeline import Pipeline, load_profiles
 from training.station import evaluate, train
 
@@ -286,10 +287,26 @@ class Line:
         """One mix, after those it takes rows from."""
         recipe = self.recipes[name]
         parents = {parent: self.mixes[parent] for parent in recipe.parents()}
+        counted = self.transformed(recipe)
         return self.stage(
             f"mix/{name}",
-            lambda: mix(self.context, recipe, self.catalogs, self.pools, self.tokenizer, parents, self.types()),
+            lambda: mix(
+                self.context, recipe, self.catalogs, self.pools, self.tokenizer, parents, self.types(), counted
+            ),
         )
+
+    def transformed(self, recipe: Recipe) -> Outputs:
+        """The catalogs that count the documents under a recipe's transforms, by source."""
+        return {
+            source: self.stage(
+                f"transform/{source}",
+                lambda source=source, names=names: transformed(
+                    self.context, source, self.catalogs[source], self.pools[source], self.tokenizer, names
+                ),
+            )
+            for source, names in recipe.transforms().items()
+            if source in self.catalogs
+        }
 
     def types(self) -> dict[str, str]:
         """The type of each source, as the tables of the account show it."""

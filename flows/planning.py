@@ -29,7 +29,9 @@ def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
         parents = {name: line.mix_one(name).folder for name in _ancestors(line, recipe)}
     except StepMissingError as missing:
         raise ConfigError(f"{path}: {missing}. First: {_curate_command(path, recipe, workspace, 'mix')}") from None
-    catalogs = {name: output.folder / "catalog.parquet" for name, output in line.catalogs.items()}
+    line.context.build = True  # tokens under a transform that is new: counted for the plan, and kept for the mix
+    counted = {**line.catalogs, **line.transformed(recipe)}
+    catalogs = {name: output.folder / "catalog.parquet" for name, output in counted.items()}
     return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types())
 
 

@@ -23,8 +23,11 @@ def mix(
     tokenizer: StepOutput,
     parents: Mapping[str, StepOutput] | None = None,
     types: Mapping[str, str] | None = None,
+    transformed: Mapping[str, StepOutput] | None = None,
 ) -> StepOutput:
     """Build the manifest of a recipe; the arguments are as for `plan`. Step `mix/<recipe.name>`.
+
+    `transformed`: by source, the catalog with the counts of the recipe's transforms (`curation.transforms.count`).
 
     Only the sources that the recipe or its parents name are inputs, so that a new night of another source leaves
     the mix as it is. Raises InfeasibleError with every line that cannot be met, RecipeError where the recipe does
@@ -57,7 +60,8 @@ def mix(
         ctx.progress.begin(build.name, 1)
         for parent in manifests.values():
             require_verified(parent.folder)
-        paths: dict[str, Path] = {name: catalogs[name].folder / CATALOG_FILE for name in sources}
+        counted = {**catalogs, **(transformed or {})}
+        paths: dict[str, Path] = {name: counted[name].folder / CATALOG_FILE for name in sources}
         planned = plan(recipe, paths, manifests, labels)
         planned.require_feasible()
         written = write_manifest(build.folder, manifest_rows(planned), {**head, "account": planned.account})
@@ -79,6 +83,7 @@ def mix(
         for role in ("pools", "catalogs", "parents")
         for name, content in head[role].items()
     }
+    inputs |= {f"transformed/{name}": output.content for name, output in sorted((transformed or {}).items())}
     config = {"recipe": recipe.text(), "types": labels}
     return step(ctx, f"mix/{recipe.name}", VERSION, config, {"tokenizer": tokenizer.content, **inputs}, work)
 

@@ -34,7 +34,7 @@ MANIFEST = pa.schema(
         ("row", pa.uint32()),  # row of the shard
         ("tokens", pa.uint32()),  # of one copy, under the row's transform
         ("copies", pa.uint16()),
-        ("transform", pa.string()),  # none, chat, chat_plain, pair; curation.chat.CUT
+        ("transform", pa.string()),  # none, chat, chat_plain, pair; curation.chat.CUT; "fim rate=0.5 spm=0.5"
         ("order", pa.uint64()),  # place of the first copy in the global order
     ]
 )

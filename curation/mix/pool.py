@@ -11,14 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.mix.gzip_cut import describe_cut, inside_cut
-from curation.mix.recipe import Line, Recipe
+from curation.mix.recipe import RENDERINGS, Line, Recipe
 from curation.schema import CATALOG, LENGTH_BUCKETS, require_columns
+from curation.transforms.count import CHANGED_BY, TOKENS_UNDER
 
 Catalogs = Mapping[str, Path | pa.Table]
 FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "topic", "vigintile", "length_bucket", "gzip_ratio"]
 FILTERED_BY += ["holdout"]
 DOCUMENT_KEY = ["id", "shard", "row"]
 WHOLE_SOURCE = "all"
+TRANSFORMED = (TOKENS_UNDER, CHANGED_BY)  # how the further columns of a catalog begin
 
 
 class RecipeError(ValueError):
@@ -41,6 +43,8 @@ def read_catalog(catalogs: Catalogs, source: str, columns: list[str]) -> pl.Data
     if source not in catalogs:
         raise RecipeError(f"no source '{source}'; there are {', '.join(sorted(catalogs)) or 'none'}")
     found = catalogs[source]
+    names = found.column_names if isinstance(found, pa.Table) else pq.read_schema(found).names
+    columns = [*columns, *(name for name in names if name.startswith(TRANSFORMED))]
     if isinstance(found, pa.Table):
         require_columns(found, CATALOG, f"catalog of {source}")
         return pl.from_arrow(found.select(columns))
@@ -63,7 +67,7 @@ def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl
     by_quality = bool(line.quality or line.upsample)
     if by_quality and frame["vigintile"].null_count() == len(frame):
         raise RecipeError(f"line {line.name}: source '{source}' has no quality scores to filter or upsample by")
-    tokens = pl.col("tokens_plain" if transform == "chat_plain" else "tokens")
+    tokens, applied = _counted(frame, transform, source)
     keep = ~pl.col("holdout") & (tokens > 0)
     if by_quality:
         lowest, highest = (line.quality.min_vigintile, line.quality.max_vigintile) if line.quality else (1, 20)
@@ -78,15 +82,26 @@ def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl
             there = ", ".join(known) or "none"
             raise RecipeError(f"line {line.name}: source '{source}' has no topic {unknown[0]}; it has {there}")
         keep &= pl.col("topic").is_in(list(line.topic))
-    rows = frame.filter(keep).with_columns(
-        bucket=bucket_of(line), transform=pl.lit(transform), tokens=tokens.cast(pl.Int64)
-    )
+    rows = frame.filter(keep).with_columns(bucket=bucket_of(line), transform=applied, tokens=tokens.cast(pl.Int64))
     if line.gzip is None:
         return rows
     if rows["gzip_ratio"].null_count() == len(rows) > 0:
         advice = "set measure.gzip_prefix_bytes above 0"
         raise RecipeError(f"line {line.name}: source '{source}' has no gzip ratios to cut by; {advice}")
     return rows.filter(inside_cut(rows, line.gzip))
+
+
+def _counted(frame: pl.DataFrame, transform: str, source: str) -> tuple[pl.Expr, pl.Expr]:
+    """The tokens of a row under a transform, and the transform's name in the manifest: `none` where it leaves the
+    document as it is.
+    """
+    if transform in RENDERINGS:
+        return pl.col("tokens_plain" if transform == "chat_plain" else "tokens"), pl.lit(transform)
+    if f"{TOKENS_UNDER}{transform}" not in frame.columns:
+        raise RecipeError(f"source '{source}': its tokens under '{transform}' have not been counted")
+    changed = pl.col(f"{CHANGED_BY}{transform}")
+    name = pl.when(changed).then(pl.lit(transform)).otherwise(pl.lit("none"))
+    return pl.col(f"{TOKENS_UNDER}{transform}"), name
 
 
 def bucket_of(line: Line) -> pl.Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -17,15 +17,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from curation.config import Count, Share, Strict, load_config
 from curation.files import json_hash
 from curation.schema import LENGTH_BUCKETS
+from curation.transforms.fim import Fim
 
 Kind = Literal["pretrain", "midtrain", "long-context", "instruction", "preference"]
-Transform = Literal["none", "chat", "chat_plain", "pair"]
+Rendering = Literal["none", "chat", "chat_plain", "pair"]
+RENDERINGS = get_args(Rendering)
 AMOUNTS = ("share", "tokens", "fraction", "whole", "remainder")
 SHARES_TOLERANCE = Fraction(1, 1000)  # published shares are rounded: they may miss 1 by this much
 
 # The transform of a document, by kind of document, where a line names none. Chat in a base model's mix is plain
 # text: special tokens of a chat template there hurt the base model (Olmo 3 report, 3.5.4).
-DEFAULT_TRANSFORM: dict[str, dict[str, Transform]] = {
+DEFAULT_TRANSFORM: dict[str, dict[str, Rendering]] = {
     "base": {"text": "none", "chat": "chat_plain"},
     "instruction": {"chat": "chat"},
     "preference": {"pairs": "pair"},
@@ -68,6 +70,17 @@ class GzipCut(Strict):
         return self
 
 
+class Transforms(Strict):
+    """A transform with settings, of text in a base model's mix."""
+
+    fim: Fim
+
+    @property
+    def name(self) -> str:
+        """As the rows of a manifest name it."""
+        return self.fim.name
+
+
 class Upsample(Strict):
     """Quality-aware upsampling: nothing below the cut, then a rate that rises up to the line's max_repeats."""
 
@@ -91,7 +104,7 @@ class Line(Strict):
     topic: Names = ()
     gzip: GzipCut | None = None  # of what the other filters leave of each source
     upsample: Upsample | None = None
-    transform: Transform | None = None  # of chat documents; the others have one transform
+    transform: Rendering | Transforms | None = None  # of chat: chat or chat_plain; of text: {fim: {...}}
 
     @field_validator("length")
     @classmethod
@@ -187,13 +200,29 @@ class Recipe(Strict):
         """Hash of the recipe's literals, 64 hex digits. Comments and formatting do not change it."""
         return json_hash(yaml.safe_load(self.text()))
 
-    def transform_of(self, line: Line, kind: str, source: str) -> Transform:
+    def transforms(self) -> dict[str, list[str]]:
+        """The transforms with settings, sorted, by source: their tokens are counted before the mix is planned."""
+        wanted = [(source, line) for line in self.lines for source in line.source]
+        found: dict[str, set[str]] = {}
+        for source, line in wanted:
+            if isinstance(line.transform, Transforms):
+                found.setdefault(source, set()).add(line.transform.name)
+        return {source: sorted(names) for source, names in sorted(found.items())}
+
+    def transform_of(self, line: Line, kind: str, source: str) -> str:
         """How a document of `kind` (text, chat, pairs) is rendered in this mix. Raises ValueError."""
         family = self.kind if self.kind in DEFAULT_TRANSFORM else "base"
         default = DEFAULT_TRANSFORM[family].get(kind)
         if default is None:
             takes = " or ".join(DEFAULT_TRANSFORM[family])
             raise ValueError(f"source '{source}' holds {kind}, the {self.kind} mix '{self.name}' takes {takes}")
+        if isinstance(line.transform, Transforms):
+            if kind != "text" or family != "base":
+                raise ValueError(
+                    f"line {line.name}: transform fim is of text in a base model's mix; source '{source}' holds "
+                    f"{kind}, and the mix is of kind {self.kind}"
+                )
+            return line.transform.name
         chosen = line.transform or default
         if chosen not in ALLOWED_TRANSFORMS[kind] or (family != "base" and chosen != default):
             raise ValueError(

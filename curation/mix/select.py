@@ -74,10 +74,11 @@ def select_documents(
     copies = np.zeros(len(rows), np.int64)
     cuts: dict[int, int] = {}  # tokens to take of one more copy, by place
     buckets, tokens = rows["bucket"].to_numpy(), rows["tokens"].to_numpy()
+    cuttable = rows["transform"].is_in(list(CUT)).to_numpy()
     for bucket, target in targets.items():
         own = np.flatnonzero(buckets == bucket) if len(targets) > 1 else np.arange(len(rows))
         if exact:
-            copies[own], place, cut = exact_copies_of(hashes[own], tokens[own], target, np.ones(len(own), bool))
+            copies[own], place, cut = exact_copies_of(hashes[own], tokens[own], target, cuttable[own])
             cuts |= {int(own[place]): cut} if cut else {}
         else:
             copies[own] = copies_of(hashes[own], tokens[own], target)
@@ -97,7 +98,7 @@ def select_occurrences(rows: pl.DataFrame, target: int, kind: str, seed: int, ex
     tokens, cuts = rows["tokens"].to_numpy()[row_of], {}
     if exact:
         cut_before = rows.filter(pl.col("transform").is_in(list(WHOLE)))["id"]  # a document is cut once
-        cuttable = ~rows["id"].is_in(cut_before.implode()).to_numpy()
+        cuttable = (~rows["id"].is_in(cut_before.implode()) & rows["transform"].is_in(list(CUT))).to_numpy()
         drawn, place, cut = exact_copies_of(hashes, tokens, target, cuttable[row_of])
         cuts = {int(row_of[place]): cut} if cut else {}
     else:
