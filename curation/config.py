@@ -1,12 +1,13 @@
-"""YAML files that people write: base files, environment variables, human units, errors that name the line."""
+"""YAML files that people write: base files, environment variables, human units, errors that name line and column."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -70,18 +71,32 @@ def load_config(path: Path, model: type[Model], overrides: list[str] | None = No
     `base: other.yaml` takes everything from that file (relative to this one) that is not given here: mappings
     merge, anything else replaces. `${NAME}` in a string is the environment variable. Raises ConfigError.
     """
-    data, lines = read_yaml(Path(path))
+    return load_located(path, model, overrides)[0]
+
+
+def load_located(
+    path: Path, model: type[Model], overrides: list[str] | None = None
+) -> tuple[Model, dict[tuple, str]]:
+    """As `load_config`; with it "file:line:column" of every key path, for errors that only later work can find."""
+    data, places = read_yaml(Path(path))
     for override in overrides or []:
         _override(data, override)
-    data = _expand(data, (), lines, path)
+    data = _expand(data, (), places, path)
     try:
-        return model.model_validate(data)
+        return model.model_validate(data), places
     except ValidationError as error:
-        raise ConfigError(_explain(error, lines, Path(path))) from None
+        raise ConfigError(_explain(error, model, places, Path(path))) from None
+
+
+def place_of(at: tuple, places: dict[tuple, str], path: Path | str) -> str:
+    """The closest known place of a key path: its own, or that of what holds it."""
+    while at and at not in places:
+        at = at[:-1]
+    return places.get(at, str(path))
 
 
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple, str]]:
-    """The mapping of a YAML file with its base merged in, and "file:line" of every key path in it.
+    """The mapping of a YAML file with its base merged in, and "file:line:column" of every key path in it.
 
     `above`: the files whose base this one is.
     """
@@ -101,12 +116,12 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path}: expected a mapping of keys to values")
-    lines: dict[tuple, str] = {}
-    data = _build(node, (), path, lines)
+    places: dict[tuple, str] = {}
+    data = _build(node, (), path, places)
     if "base" in data:
-        base, base_lines = read_yaml(path.parent / str(data.pop("base")), (*above, path.resolve()))
-        return merge(base, data), {**base_lines, **lines}
-    return data, lines
+        base, base_places = read_yaml(path.parent / str(data.pop("base")), (*above, path.resolve()))
+        return merge(base, data), {**base_places, **places}
+    return data, places
 
 
 def merge(base: Any, change: Any) -> Any:
@@ -116,28 +131,32 @@ def merge(base: Any, change: Any) -> Any:
     return change
 
 
-def _build(node: yaml.Node, at: tuple, path: Path, lines: dict[tuple, str]) -> Any:
-    lines[at] = f"{path}:{node.start_mark.line + 1}"
-    if len(at) > DEEPEST or len(lines) > MOST:  # an alias within itself, or aliases of aliases of aliases
-        raise ConfigError(f"{lines[at]}: over {DEEPEST} levels or {MOST} values; write them out without aliases")
+def _build(node: yaml.Node, at: tuple, path: Path, places: dict[tuple, str]) -> Any:
+    places[at] = _place(path, node)
+    if len(at) > DEEPEST or len(places) > MOST:  # an alias within itself, or aliases of aliases of aliases
+        raise ConfigError(f"{places[at]}: over {DEEPEST} levels or {MOST} values; write them out without aliases")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: a key is a word, not a list or mapping")
+                raise ConfigError(f"{_place(path, key_node)}: a key is a word, not a list or mapping")
             if key in result:
-                raise ConfigError(f"{path}:{key_node.start_mark.line + 1}: key '{key}' is given twice")
-            result[key] = _build(value_node, (*at, key), path, lines)
-            lines[(*at, key)] = f"{path}:{key_node.start_mark.line + 1}"
+                raise ConfigError(f"{_place(path, key_node)}: key '{key}' is given twice")
+            result[key] = _build(value_node, (*at, key), path, places)
+            places[(*at, key)] = _place(path, key_node)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_build(child, (*at, index), path, lines) for index, child in enumerate(node.value)]
+        return [_build(child, (*at, index), path, places) for index, child in enumerate(node.value)]
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-45
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: {error}") from None
+        raise ConfigError(f"{places[at]}: {error}") from None
+
+
+def _place(path: Path, node: yaml.Node) -> str:
+    return f"{path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -162,38 +181,55 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: '{last}' is no position in a list of {len(data)}") from None
 
 
-def _expand(value: Any, at: tuple, lines: dict[tuple, str], path: Path) -> Any:
+def _expand(value: Any, at: tuple, places: dict[tuple, str], path: Path) -> Any:
     if isinstance(value, dict):
-        return {key: _expand(child, (*at, key), lines, path) for key, child in value.items()}
+        return {key: _expand(child, (*at, key), places, path) for key, child in value.items()}
     if isinstance(value, list):
-        return [_expand(child, (*at, index), lines, path) for index, child in enumerate(value)]
+        return [_expand(child, (*at, index), places, path) for index, child in enumerate(value)]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match) -> str:
         if match[1] not in os.environ:
-            raise ConfigError(f"{_line(at, lines, path)}: the environment variable {match[1]} is not set")
+            raise ConfigError(f"{place_of(at, places, path)}: the environment variable {match[1]} is not set")
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", variable, value)
 
 
-def _line(at: tuple, lines: dict[tuple, str], path: Path) -> str:
-    """The closest known place of a key path: its own line or that of the mapping around it."""
-    while at and at not in lines:
-        at = at[:-1]
-    return lines.get(at, str(path))
-
-
-def _explain(error: ValidationError, lines: dict[tuple, str], path: Path) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], places: dict[tuple, str], path: Path) -> str:
     messages = []
     for problem in error.errors():
         at = tuple(problem["loc"])
         key = ".".join(str(part) for part in at) or "(top)"
         found = "" if problem["type"] == "missing" else f", found {_short(problem['input'])}"
         message = problem["msg"].removeprefix("Value error, ")
-        messages.append(f"{_line(at, lines, path)}: {key}: {message}{found}")
+        if problem["type"] == "extra_forbidden":
+            message = _unknown_key(str(at[-1]), _model_at(model, at[:-1]))
+        messages.append(f"{place_of(at, places, path)}: {key}: {message}{found}")
     return "\n".join(messages)
+
+
+def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
+    known = sorted(model.model_fields) if model else []
+    if close := difflib.get_close_matches(key, known, 1):
+        return f"there is no such key; did you mean '{close[0]}'?"
+    return f"there is no such key; expected one of {', '.join(known)}" if known else "there is no such key"
+
+
+def _model_at(model: type[BaseModel] | None, at: tuple) -> type[BaseModel] | None:
+    """The model that stands at a key path, as far as the types of the fields say."""
+    for part in at:
+        if model is not None and isinstance(part, str):
+            field = model.model_fields.get(part)
+            model = _model_in(field.annotation) if field else model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for found in map(_model_in, get_args(annotation)) if found), None)
 
 
 def _short(value: Any) -> str:

@@ -16,9 +16,9 @@ class Settings(Strict):
     ("text", "message"),
     [
         ("base: a.yaml", "a.yaml: it is a base of itself"),
-        ("? [1, 2]\n: 3", "a.yaml:1: a key is a word"),
-        ("name: x\nnumbers: &a [*a]", "a.yaml:2: over 50 levels"),
-        ("name: 2026-13-45", "a.yaml:1: month must be in"),
+        ("? [1, 2]\n: 3", "a.yaml:1:3: a key is a word"),
+        ("name: x\nnumbers: &a [*a]", "a.yaml:2:10: over 50 levels"),
+        ("name: 2026-13-45", "a.yaml:1:7: month must be in"),
         (
             "x0: &x0 [1]\n" + "".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9}]\n" for n in range(1, 9)),
             "200000 values",

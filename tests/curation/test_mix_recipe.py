@@ -58,12 +58,12 @@ def test_canonical_text_is_a_recipe(tmp_path: Path):
 
 
 WRONG = {
-    "two rules": ("share: 0.239", "share: 0.239\n  tokens: 5K", "mix.yaml:11: lines.1: give exactly one of"),
+    "two rules": ("share: 0.239", "share: 0.239\n  tokens: 5K", "mix.yaml:11:3: lines.1: give exactly one of"),
     "no rule": ("  share: 0.239\n", "", "found none"),
     "shares above 1": ("0.239", "0.25", "add up to 101.1"),
     "shares below 1": ("0.239", "0.237", "raise them or add a remainder line"),
     "no budget": ("budget: 1.5M\n", "", "give budget"),
-    "unknown key": ("seed: 7", "sede: 7", "mix.yaml:4: sede"),
+    "unknown key": ("seed: 7", "sede: 7", "mix.yaml:4:1: sede: there is no such key; did you mean 'seed'?"),
     "both source and mix": ("- source: web", "- source: web\n  mix: x", "either source or mix"),
     "itself": ("source: web", "mix: base", "lines.0"),
     "upsample at 1": ("max_repeats: 7", "max_repeats: 1", "upsample needs max_repeats above 1"),

@@ -194,7 +194,7 @@ def test_profiles_are_found_by_name_and_by_path(tmp_path):
     ):
         load_profile("mine")
     path.write_text("name: mine\nversion: 2\nrules:\n  - {name: r, measurement: n, drop_below: low, source: me}\n")
-    with pytest.raises(ConfigError, match=r"mine.yaml:4: rules.0.drop_below: .* found 'low'"):
+    with pytest.raises(ConfigError, match=r"mine.yaml:4:\d+: rules.0.drop_below: .* found 'low'"):
         load_profile(path)
 
 
