@@ -1,4 +1,4 @@
-"""YAML files that people write: base files, environment variables, human units, errors that name line and column."""
+"""YAML files that people write: base files, variables, human units, errors that name line and column."""
 
 from __future__ import annotations
 
