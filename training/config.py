@@ -88,6 +88,7 @@ class TrainConfig(Strict):
 
     seed: int = 0
     threads: int = Field(2, ge=1)  # fixed here, since the bits of a sum depend on it
+    processes: int = Field(1, ge=1)  # started by torchrun; each takes its share of a step's micro-batches
     checkpoint_every: int = Field(50, ge=1)  # steps; changes no result and is no part of the step's identity
 
     @model_validator(mode="after")
@@ -107,9 +108,11 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"micro_batch_tokens {self.micro_batch_tokens} is below sequence_length {self.sequence_length}"
             )
-        if self.micro_batch_tokens > self.batch_tokens:
+        if self.micro_batch_tokens * self.processes > self.batch_tokens:
+            each = f", times {self.processes} processes" if self.processes > 1 else ""
             raise ValueError(
-                f"batch_tokens {self.batch_tokens} must be at least micro_batch_tokens {self.micro_batch_tokens}"
+                f"batch_tokens {self.batch_tokens} must be at least "
+                f"micro_batch_tokens {self.micro_batch_tokens}{each}"
             )
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,69 @@ from training.config import TrainConfig
 from training.data import Data
 from training.model import device
 from training.optimiser import learning_rate, make_optimiser
-from training.outcome import Method
+from training.outcome import Method, Outcome
 from training.plan import Plan
-from training.trace import Trace
+from training.ranks import Ranks
+from training.token_bytes import token_bytes
+from training.trace import Trace, count_tokens
+
+Watch = Callable[[dict, list[dict], float], None]
 
 
 class NonFiniteLossError(Exception):
     """The loss or the gradient of a step is not a number. The model is as it was before that step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the steps of a run share."""
+
+    model: PreTrainedModel
+    method: Method
+    optimiser: torch.optim.Optimizer
+    data: Data
+    plan: Plan
+    config: TrainConfig
+    ranks: Ranks
+    token_bytes: np.ndarray | None  # of each token; None where a loss is not one of tokens
+
+
+@dataclass
+class Sums:
+    """What a step adds up over its micro-batches, and over the ranks."""
+
+    sources: int
+    loss: float = 0.0
+    count: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    by_source: np.ndarray = field(init=False)  # float64 (3, sources): loss, terms, bytes of their tokens
+    account: np.ndarray = field(init=False)  # float64 (parts, sources): tokens, see `count_tokens`
+
+    def __post_init__(self):
+        self.by_source, self.account = np.zeros((3, self.sources)), np.zeros((4, self.sources))
+
+    def add(self, run: Run, units: np.ndarray, batch: Batch, outcome: Outcome) -> None:
+        each = outcome.loss.each.double().cpu().numpy()
+        self.loss += float(outcome.loss.sum.detach().double())
+        self.count += outcome.loss.count
+        self.by_source[0] += np.bincount(outcome.source, each, self.sources)
+        self.by_source[1] += np.bincount(outcome.source, minlength=self.sources)
+        if run.token_bytes is not None:
+            sizes = run.token_bytes[batch.targets.cpu().numpy()]
+            self.by_source[2] += np.bincount(outcome.source, sizes, self.sources)
+        self.account += count_tokens(run.data, run.plan, units, batch)
+        for name, values in outcome.metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + float(values.double().sum())
+
+    def over(self, ranks: Ranks) -> Sums:
+        """The sums over all ranks. A rank that had no micro-batch learns the metrics' names from the first."""
+        names = ranks.agree(sorted(self.metrics))
+        own = [self.loss, float(self.count), *(self.metrics.get(name, 0.0) for name in names)]
+        flat = ranks.sum(np.concatenate([own, self.by_source.ravel(), self.account.ravel()]))
+        total = Sums(self.sources, float(flat[0]), int(flat[1]))
+        total.metrics = dict(zip(names, flat[2:].tolist(), strict=False))
+        total.by_source, total.account = np.split(flat[len(own) :].reshape(-1, self.sources), [3])
+        return total
 
 
 def fit(
@@ -33,86 +90,85 @@ def fit(
     config: TrainConfig,
     progress: Path,
     tokenizer: Path,
-    watch: Callable[[dict, float], None],
+    watch: Watch,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> Trace:
     """Train `model` in place through every step of the plan; go on from the latest checkpoint in `progress`.
 
-    `watch` is called after each step with its row of losses and the seconds it took.
+    `watch` is called after each step with its row of losses, the rows by source, and the seconds it took.
     Raises NonFiniteLossError before the optimiser step that would spoil the model.
     """
-    trace, optimiser = Trace(data.head["manifest_hash"], data.sources), make_optimiser(model, config)
+    trace = Trace(data.head["manifest_hash"], data.sources)
+    sizes = token_bytes(tokenizer) if config.method == "causal" else None
+    run = Run(model, method, make_optimiser(model, config), data, plan, config, ranks, sizes)
     found = latest(progress)
     if found is not None:
-        trace = restore(found, model, optimiser, trace.manifest_hash)
+        trace = restore(found, model, run.optimiser, trace.manifest_hash)
     model.train()
     steps = len(plan.steps) - 1
     while trace.step < steps:
         began = time.perf_counter()
-        rate = learning_rate(config, trace.step, steps)
-        row = _one_step(model, method, optimiser, data, plan, config, trace, rate)
+        row, by_source = _one_step(run, trace, learning_rate(config, trace.step, steps))
+        trace.steps.append(row)
+        trace.by_source += by_source
         trace.step += 1
-        watch(row, time.perf_counter() - began)
-        if trace.step % config.checkpoint_every == 0 and trace.step < steps:
-            save(progress, trace, model, optimiser, tokenizer)
+        watch(row, by_source, time.perf_counter() - began)
+        if trace.step % config.checkpoint_every == 0 and trace.step < steps and ranks.first:
+            save(progress, trace, model, run.optimiser, tokenizer)
     model.eval()
     return trace
 
 
-def _one_step(
-    model: PreTrainedModel,
-    method: Method,
-    optimiser: torch.optim.Optimizer,
-    data: Data,
-    plan: Plan,
-    config: TrainConfig,
-    trace: Trace,
-    rate: float,
-) -> dict:
-    """One optimiser step: sums over all micro-batches, one division, clip, update. Returns the step's row."""
-    total, count, tokens, metrics = 0.0, 0, 0, {}
-    source_sum, source_count = np.zeros(len(data.sources)), np.zeros(len(data.sources), np.int64)
-    for units in plan.micro_batches(trace.step, config.micro_batch_tokens):
-        batch = batch_of_units(data, plan, units, device())
-        outcome = method.outcome(model, batch)
-        _require_finite(outcome.loss.sum, trace, data, batch)
+def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
+    """One optimiser step: sums over all micro-batches of all ranks, one division, clip, update.
+
+    Returns the step's row and its rows by source.
+    """
+    sums = Sums(len(run.data.sources))
+    for units in run.ranks.share(run.plan.micro_batches(trace.step, run.config.micro_batch_tokens)):
+        batch = batch_of_units(run.data, run.plan, units, device())
+        outcome = run.method.outcome(run.model, batch)
+        _require_finite(outcome.loss.sum, trace, run.data, batch)
         outcome.loss.sum.backward()
-        each = outcome.loss.each.double().cpu().numpy()
-        total += float(outcome.loss.sum.detach().double())
-        count += outcome.loss.count
-        source_sum += np.bincount(outcome.source, each, len(data.sources))
-        source_count += np.bincount(outcome.source, minlength=len(data.sources))
-        for name, values in outcome.metrics.items():
-            metrics[name] = metrics.get(name, 0.0) + float(values.double().sum())
-        tokens += trace.add(data, plan, units, batch)
-    for parameter in model.parameters():
+        sums.add(run, units, batch, outcome)
+    sums = sums.over(run.ranks)
+    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    run.ranks.sum_gradients(parameters)
+    for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.div_(count)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    _require_finite(norm, trace, data, None)
-    for group in optimiser.param_groups:
+            parameter.grad.div_(sums.count)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, run.config.clip)
+    _require_finite(norm, trace, run.data, None)
+    for group in run.optimiser.param_groups:
         group["lr"] = rate
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    run.optimiser.step()
+    run.optimiser.zero_grad(set_to_none=True)
+    tokens = trace.add(sums.account)
+    return _rows(run, trace.step + 1, sums, tokens, rate, float(norm))
+
+
+def _rows(run: Run, step: int, sums: Sums, tokens: int, rate: float, norm: float) -> tuple[dict, list[dict]]:
     row = {
-        "step": trace.step + 1,
+        "step": step,
         "tokens": tokens,
-        "count": count,
-        "loss": total / count,
+        "count": sums.count,
+        "loss": sums.loss / sums.count,
         "learning_rate": rate,
-        "gradient_norm": float(norm),
-        **{name: value / count for name, value in sorted(metrics.items())},
+        "gradient_norm": norm,
+        **{name: value / sums.count for name, value in sorted(sums.metrics.items())},
     }
-    trace.steps.append(row)
-    trace.by_source += [
+    loss, count, size = sums.by_source
+    by_source = [
         {
-            "step": trace.step + 1,
-            "source": data.sources[s],
-            "count": int(source_count[s]),
-            "loss_sum": source_sum[s],
+            "step": step,
+            "source": run.data.sources[source],
+            "count": int(count[source]),
+            "loss_sum": float(loss[source]),
+            "bytes": int(size[source]),
         }
-        for s in np.flatnonzero(source_count)
+        for source in np.flatnonzero(count)
     ]
-    return row
+    return row, by_source
 
 
 def _require_finite(value: torch.Tensor, trace: Trace, data: Data, batch: Batch | None) -> None:

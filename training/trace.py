@@ -32,17 +32,22 @@ class Trace:
         for part in PARTS:
             self.account.setdefault(part, [0] * len(self.sources))
 
-    def add(self, data: Data, plan: Plan, units: np.ndarray, batch: Batch) -> int:
-        """Count a batch that was fed, from the batch itself; returns its tokens."""
-        size, sequences = len(self.sources), data.source[batch.rows]
-        fed = np.bincount(sequences, batch.lengths, size).astype(np.int64)
-        in_loss = np.bincount(sequences[batch.sequence], minlength=size)
-        truncated = np.bincount(data.source[plan.row[units]], plan.truncated[units], size).astype(np.int64)
-        padding = np.zeros(size, np.int64)  # tokens of the row that belong to no sequence
-        padding[sequences[-1]] = batch.tokens.numel() - sum(batch.lengths)
-        for part, counts in zip(PARTS, (in_loss, fed - in_loss, truncated, padding), strict=True):
-            self.account[part] = [had + int(more) for had, more in zip(self.account[part], counts, strict=True)]
-        return int(fed.sum())
+    def add(self, counts: np.ndarray) -> int:
+        """Add what `count_tokens` counted of a step; returns the tokens that were fed."""
+        for part, more in zip(PARTS, counts.astype(np.int64).tolist(), strict=True):
+            self.account[part] = [had + new for had, new in zip(self.account[part], more, strict=True)]
+        return int(counts[:2].sum())
+
+
+def count_tokens(data: Data, plan: Plan, units: np.ndarray, batch: Batch) -> np.ndarray:
+    """The tokens of a batch that is fed, counted from the batch itself: int64 (parts, sources)."""
+    size, sequences = len(data.sources), data.source[batch.rows]
+    fed = np.bincount(sequences, batch.lengths, size).astype(np.int64)
+    in_loss = np.bincount(sequences[batch.sequence], minlength=size)
+    truncated = np.bincount(data.source[plan.row[units]], plan.truncated[units], size).astype(np.int64)
+    padding = np.zeros(size, np.int64)  # tokens of the row that belong to no sequence
+    padding[sequences[-1]] = batch.tokens.numel() - sum(batch.lengths)
+    return np.stack([in_loss, fed - in_loss, truncated, padding])
 
 
 def token_account(data: Data, plan: Plan, trace: Trace, epochs: int) -> dict[str, dict[str, int]]:

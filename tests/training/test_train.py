@@ -27,7 +27,7 @@ from training.optimiser import learning_rate, make_optimiser
 from training.plan import make_plan
 from training.reward import scores
 from training.station import train
-from training.trace import AccountError, Trace, token_account
+from training.trace import AccountError, Trace, count_tokens, token_account
 
 from .conftest import END, PAD, TINY, chat, pair, sentences, text, write_data
 
@@ -110,6 +110,11 @@ def test_pretraining_learns_and_its_account_closes(pretrained, texts):
     sums = np.bincount(by_source["step"], by_source["loss_sum"])[1:]
     sums /= np.bincount(by_source["step"], by_source["count"])[1:]
     assert np.allclose(sums, losses["loss"], rtol=1e-5)
+    for position, source in enumerate(data.sources):
+        of_source = data.source == position
+        first = head["account"][source]["fragments"]  # a byte that begins a fragment is in no loss
+        size = int((data.bytes * data.copies)[of_source].sum()) - first
+        assert by_source["bytes"][by_source["source"] == source].sum() == size
 
 
 def test_an_account_that_does_not_close_raises(texts):
@@ -118,7 +123,7 @@ def test_an_account_that_does_not_close_raises(texts):
     trace = Trace("0", data.sources)
     for step in range(len(plan.steps) - 1):
         for units in plan.micro_batches(step, 4096):
-            trace.add(data, plan, units, batch_of_units(data, plan, units, device()))
+            trace.add(count_tokens(data, plan, units, batch_of_units(data, plan, units, device())))
     token_account(data, plan, trace, epochs=1)
     trace.account["masked"][0] -= 1  # a token lost
     with pytest.raises(AccountError, match="books"):
