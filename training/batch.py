@@ -1,4 +1,9 @@
-"""A micro-batch: sequences laid end to end in one row, with the positions whose next token is in the loss."""
+"""A micro-batch: sequences laid end to end in one row, with the positions whose next token is in the loss.
+
+The two sides of a pair begin alike: with the prompt. What they share stands in the row once, in the chosen side;
+the rejected side is a branch that goes on from it. Its tokens keep their positions, and `training.attention` lets
+them see what is shared. So a prompt is computed once for both, and the gradients of both sides sum into it.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,18 @@ class Batch:
 
     tokens: torch.Tensor  # (1, t) int64
     positions: torch.Tensor  # (1, t) int64, from 0 in each sequence
-    lengths: list[int]  # (s,)
+    lengths: list[int]  # (s,) tokens of each sequence
+    shared: list[int]  # (s,) how many at its start stand in the row already, in sequence i - s / 2; 0 for none
     rows: np.ndarray  # (s,) int64, the index row of each sequence
     selected: torch.Tensor  # (n,) int64, places in the row of t tokens
     targets: torch.Tensor  # (n,) int64, the token after each
     sequence: np.ndarray  # (n,) int64, the sequence of each
     answer_tokens: float = 1.0  # of pairs: tokens in the loss of a chosen answer, on average over the whole step
+
+    @property
+    def pieces(self) -> list[int]:
+        """The tokens that each sequence has in the row, (s,); they sum to t."""
+        return [length - shared for length, shared in zip(self.lengths, self.shared, strict=True)]
 
     def sum_by_sequence(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) -> (s,), differentiable."""
@@ -37,36 +48,73 @@ def make_batch(
     lengths: np.ndarray,
     prompts: np.ndarray,
     device: torch.device,
+    shared: np.ndarray | None = None,
 ) -> Batch:
     """The sequences tokens[start : start + length] as one batch. Arrays: (s,) int64.
 
     A token is in the loss if its mask says so, it is not among the first `prompts` tokens of its sequence, and
     it is not the first: that one has nothing before it. Masks go by place and length, never by token id.
+    `shared` is as in `Batch`: each must be less than the length of both sequences.
     """
-    spans = [slice(start, start + length) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
-    tokens = np.concatenate([data.tokens[span] for span in spans]).astype(np.int64)
-    mask = np.concatenate([data.mask[span] for span in spans]).astype(bool)
+    shared = np.zeros(len(lengths), np.int64) if shared is None else shared
+    bounds = list(zip(starts.tolist(), (starts + shared).tolist(), (starts + lengths).tolist(), strict=True))
+    tokens = np.concatenate([data.tokens[start:end] for start, _, end in bounds]).astype(np.int64)
+    mask = np.concatenate([data.mask[start:end] for start, _, end in bounds]).astype(bool)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     positions = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    own = positions >= shared[sequence]
+    # Where each token stands in the row: what a branch shares stands at the start of the other side's piece.
+    pieces = lengths - shared
+    first = np.cumsum(pieces) - pieces
+    lender = np.where(shared > 0, np.arange(len(lengths)) - len(lengths) // 2, 0)
+    place = np.where(own, (first - shared)[sequence], first[lender][sequence]) + positions
     targets = np.flatnonzero(mask & (positions >= np.maximum(1, prompts)[sequence]))
     return Batch(
-        tokens=torch.from_numpy(tokens)[None].to(device),
-        positions=torch.from_numpy(positions)[None].to(device),
+        tokens=torch.from_numpy(tokens[own])[None].to(device),
+        positions=torch.from_numpy(positions[own])[None].to(device),
         lengths=lengths.tolist(),
+        shared=shared.tolist(),
         rows=rows,
-        selected=torch.from_numpy(targets - 1).to(device),
+        selected=torch.from_numpy(place[targets - 1]).to(device),
         targets=torch.from_numpy(tokens[targets]).to(device),
         sequence=sequence[targets],
     )
 
 
+def pair_batch(data: Data, rows: np.ndarray, longest: int, device: torch.device, share: bool = True) -> Batch:
+    """Pairs, each side cut to its first `longest` tokens: all chosen sequences, then all rejected ones."""
+    starts, others = data.start[rows], data.rejected_start[rows]
+    lengths, other_lengths = (
+        np.minimum(data.length[rows], longest),
+        np.minimum(data.rejected_length[rows], longest),
+    )
+    shared = np.zeros(len(rows), np.int64)
+    if share:
+        spans = zip(starts.tolist(), others.tolist(), np.minimum(lengths, other_lengths).tolist(), strict=True)
+        for place, (start, other, length) in enumerate(spans):
+            shared[place] = _common(
+                data.tokens[start : start + length - 1], data.tokens[other : other + length - 1]
+            )
+    return make_batch(
+        data,
+        np.tile(rows, 2),
+        np.concatenate([starts, others]),
+        np.concatenate([lengths, other_lengths]),
+        np.tile(data.prompt[rows], 2),
+        device,
+        np.concatenate([np.zeros_like(shared), shared]),
+    )
+
+
 def batch_of_units(data: Data, plan: Plan, units: np.ndarray, device: torch.device) -> Batch:
-    """The batch of some units. Of pairs: all chosen sequences, then all rejected ones in the same order."""
-    rows, starts, lengths, prompts = plan.row[units], plan.start[units], plan.length[units], plan.prompt[units]
+    """The batch of some units: fragments of documents, or pairs."""
+    rows = plan.row[units]
     if not plan.other_length[units].any():
-        return make_batch(data, rows, starts, lengths, prompts, device)
-    rows, prompts = np.tile(rows, 2), np.tile(prompts, 2)
-    starts = np.concatenate([starts, plan.other_start[units]])
-    lengths = np.concatenate([lengths, plan.other_length[units]])
-    batch = make_batch(data, rows, starts, lengths, prompts, device)
-    return replace(batch, answer_tokens=plan.answer_tokens(int(units[0])))
+        return make_batch(data, rows, plan.start[units], plan.length[units], plan.prompt[units], device)
+    return replace(pair_batch(data, rows, plan.longest, device), answer_tokens=plan.answer_tokens(int(units[0])))
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens two sequences of one length have in common at their start."""
+    different = one != other
+    return int(different.argmax()) if different.any() else len(one)

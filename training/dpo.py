@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 
 from curation.schema import require_same_ids
 from curation.steps import Build, StepOutput
-from training.batch import Batch, make_batch
+from training.batch import Batch, pair_batch
 from training.config import DpoLoss, TrainConfig
 from training.data import Data, open_data
 from training.head import token_logps
 from training.losses import Loss, dpo, dpo_margin, dpo_weight
 from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal
 from training.outcome import Outcome, pair_sources
-from training.plan import best_fit_decreasing
+from training.plan import pair_bins
 
 
 def completion_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -118,18 +118,13 @@ def pair_logps(
 
     Sequences are cut to their first `sequence_length` tokens, as in training.
     """
-    starts = np.concatenate([data.start[rows], data.rejected_start[rows]])
-    lengths = np.minimum(np.concatenate([data.length[rows], data.rejected_length[rows]]), sequence_length)
-    prompts, rows = np.tile(data.prompt[rows], 2), np.tile(rows, 2)
-    results = np.zeros(len(rows), np.float32)
-    batches = best_fit_decreasing(lengths, micro_batch_tokens)
+    chosen, rejected = np.zeros((2, len(rows)), np.float32)
+    batches = pair_bins(data, rows, sequence_length, micro_batch_tokens)
     if build is not None:
         build.context.progress.begin(build.name, len(batches))
     for members in batches:
-        chosen = np.array(members)
-        batch = make_batch(data, rows[chosen], starts[chosen], lengths[chosen], prompts[chosen], device())
-        results[chosen] = completion_logps(model, batch).cpu().numpy()
+        logps = completion_logps(model, pair_batch(data, rows[members], sequence_length, device())).cpu().numpy()
+        chosen[members], rejected[members] = np.split(logps, 2)
         if build is not None:
             build.context.progress.advance(build.name)
-    half = len(results) // 2
-    return results[:half], results[half:]
+    return chosen, rejected

@@ -12,13 +12,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from curation.files import read_json
 from curation.steps import Build, StepOutput
-from training.batch import make_batch
+from training.batch import make_batch, pair_batch
 from training.config import EvaluateConfig
 from training.data import Data, open_data
 from training.dpo import pair_logps
 from training.head import cross_entropy
 from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal, load_reward
-from training.plan import best_fit_decreasing
+from training.plan import best_fit_decreasing, pair_bins
 from training.reward import scores
 from training.samples import continuations
 
@@ -182,17 +182,11 @@ def _pair_scores(
     model: PreTrainedModel, data: Data, rows: np.ndarray, config: EvaluateConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """The reward model's scores of both sides, float32 (rows,) each."""
-    starts = np.concatenate([data.start[rows], data.rejected_start[rows]])
-    lengths = np.minimum(np.concatenate([data.length[rows], data.rejected_length[rows]]), config.pair_tokens)
-    twice = np.tile(rows, 2)
-    results = np.zeros(len(twice), np.float32)
-    for members in best_fit_decreasing(lengths, config.micro_batch_tokens):
-        chosen = np.array(members)
-        batch = make_batch(
-            data, twice[chosen], starts[chosen], lengths[chosen], data.prompt[twice[chosen]], device()
-        )
-        results[chosen] = scores(model, batch).cpu().numpy()
-    return results[: len(rows)], results[len(rows) :]
+    chosen, rejected = np.zeros((2, len(rows)), np.float32)
+    for members in pair_bins(data, rows, config.pair_tokens, config.micro_batch_tokens):
+        found = scores(model, pair_batch(data, rows[members], config.pair_tokens, device())).cpu().numpy()
+        chosen[members], rejected[members] = np.split(found, 2)
+    return chosen, rejected
 
 
 def _open(output: StepOutput | None) -> Data | None:

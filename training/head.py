@@ -6,11 +6,14 @@ Both functions work on chunks of rows, sized so that a chunk's logits stay near 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 CHUNK_LOGITS = 1 << 22  # numbers in a chunk: 16 MiB of float32
 SMALLEST_CHUNK = 128  # rows: below, the matrix product is slow
+KEPT_LOGITS = 1 << 24  # numbers of softmaxes kept for a backward pass, 64 MiB: what is beyond is computed again
 
 
 def cross_entropy(
@@ -28,7 +31,8 @@ def cross_entropy(
 def token_logps(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log p(target) of each row in nats, differentiable. Shapes as in `cross_entropy`; returns (n,).
 
-    The backward pass computes the logits again: what weighs each token is only known then.
+    What weighs each token is only known in the backward pass. Softmaxes are kept for it up to KEPT_LOGITS numbers;
+    beyond, the logits are computed again.
     """
     return _TokenLogps.apply(hidden, weight, targets)
 
@@ -37,7 +41,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden, weight, targets, z_loss):
         wanted = any(ctx.needs_input_grad)
-        hidden_grad, weight_grad = (torch.zeros_like(hidden), torch.zeros_like(weight)) if wanted else (None, None)
+        hidden_grad, weight_grad = (torch.empty_like(hidden), torch.zeros_like(weight)) if wanted else (None, None)
         nll = hidden.new_empty(len(targets))
         total = hidden.new_zeros(())
         for rows, probabilities, log_partition, chunk_nll in _chunks(hidden, weight, targets):
@@ -65,8 +69,12 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden, weight, targets):
         logps = hidden.new_empty(len(targets))
-        for rows, _, _, nll in _chunks(hidden, weight, targets):
+        keep = KEPT_LOGITS // len(weight) if any(ctx.needs_input_grad) else 0  # rows
+        ctx.kept = []
+        for rows, probabilities, _, nll in _chunks(hidden, weight, targets, own=keep):
             logps[rows] = -nll
+            if rows.stop <= keep:
+                ctx.kept.append((rows, probabilities))
         ctx.save_for_backward(hidden, weight, targets)
         return logps
 
@@ -74,21 +82,29 @@ class _TokenLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient):
         hidden, weight, targets = ctx.saved_tensors
-        hidden_grad, weight_grad = torch.zeros_like(hidden), torch.zeros_like(weight)
-        for rows, probabilities, _, _ in _chunks(hidden, weight, targets):
+        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+        done = ctx.kept[-1][0].stop if ctx.kept else 0
+        again = _chunks(hidden, weight, targets, first=done)
+        for rows, probabilities in itertools.chain(ctx.kept, ((rows, found) for rows, found, _, _ in again)):
             _subtract_at(probabilities, targets[rows])
             probabilities *= -gradient[rows][:, None]
             torch.mm(probabilities, weight, out=hidden_grad[rows])
             weight_grad.addmm_(probabilities.T, hidden[rows])
+        ctx.kept = []  # overwritten: a second backward pass has nothing to go by, and autograd refuses it
         return hidden_grad, weight_grad, None
 
 
-def _chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor):
-    """Yield (rows, softmax, log-partition, nll) of each chunk. The softmax is overwritten by the next chunk."""
+def _chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, first: int = 0, own: int = 0):
+    """Yield (rows, softmax, log-partition, nll) of each chunk, from row `first` on.
+
+    Chunks up to row `own` have memory of their own; any other softmax is overwritten by the next chunk's.
+    """
     size = min(len(targets), max(SMALLEST_CHUNK, CHUNK_LOGITS // len(weight)))
-    logits = hidden.new_empty((size, len(weight)))
-    for start in range(0, len(targets), max(1, size)):
+    logits = None
+    for start in range(first, len(targets), max(1, size)):
         rows = slice(start, min(start + size, len(targets)))
+        if logits is None or rows.stop <= own:
+            logits = hidden.new_empty((size, len(weight)))
         chunk = logits[: rows.stop - rows.start]
         torch.mm(hidden[rows], weight.T, out=chunk)
         at_target = chunk.gather(1, targets[rows][:, None])[:, 0]
@@ -96,6 +112,8 @@ def _chunks(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor):
         sums = chunk.sub_(largest).exp_().sum(1, keepdim=True)
         log_partition = (largest + sums.log())[:, 0]
         yield rows, chunk.div_(sums), log_partition, log_partition - at_target
+        if rows.stop <= own:
+            logits = None  # it belongs to whoever took it
 
 
 def _subtract_at(probabilities: torch.Tensor, targets: torch.Tensor) -> None:

@@ -130,13 +130,24 @@ def reward_from_causal(folder: Path, pad: int) -> PreTrainedModel:
     return model
 
 
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with every dropout set to zero: pairs are compared, and with a reference computed without it."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    return model
+
+
 def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The backbone's last hidden states on a batch: (t, width)."""
     output = model.base_model(
         input_ids=batch.tokens,
         position_ids=batch.positions,
         use_cache=False,
-        document_lengths=batch.lengths,
+        document_lengths=batch.pieces,
+        document_prefixes=batch.shared,
     )
     return output.last_hidden_state[0]
 

@@ -17,7 +17,7 @@ def make_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
     for parameter in model.parameters():
         (kept if parameter.dim() < 2 or id(parameter) in embeddings else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

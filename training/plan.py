@@ -34,6 +34,7 @@ class Plan:
     chosen_in_loss: np.ndarray  # int64, of these, the chosen answer's; 0 where the data holds no pairs
     skipped: np.ndarray  # int64, rows (repeated by copy and epoch) of pairs cut down to the prompt
     steps: np.ndarray  # int64 (steps + 1,): the units of step s are steps[s] to steps[s + 1]
+    longest: int  # sequence_length: no sequence has more tokens
 
     @property
     def tokens(self) -> np.ndarray:
@@ -119,6 +120,12 @@ def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
     return bins
 
 
+def pair_bins(data: Data, rows: np.ndarray, longest: int, capacity: int) -> list[np.ndarray]:
+    """Places in `rows` of pairs by micro-batch, both sides cut to `longest` tokens."""
+    sizes = np.minimum(data.length[rows], longest) + np.minimum(data.rejected_length[rows], longest)
+    return [np.array(members) for members in best_fit_decreasing(sizes, capacity)]
+
+
 def _fragments(data: Data, config: TrainConfig) -> Plan:
     """Units of documents, each cut into the fewest fragments that fit, of lengths that differ by one at most.
 
@@ -149,6 +156,7 @@ def _fragments(data: Data, config: TrainConfig) -> Plan:
         chosen_in_loss=nothing,
         skipped=nothing[:0],
         steps=nothing[:0],
+        longest=config.sequence_length,
     )
 
 
@@ -180,6 +188,7 @@ def _pairs(data: Data, config: TrainConfig) -> Plan:
         chosen_in_loss=chosen_loss[row],
         skipped=skipped,
         steps=row[:0],
+        longest=config.sequence_length,
     )
 
 

@@ -16,7 +16,7 @@ from training.outcome import Outcome, pair_sources
 
 def scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The score of each sequence, (s,). The last token is found by length, never by token id."""
-    ends = torch.tensor(batch.lengths, device=batch.tokens.device).cumsum(0) - 1
+    ends = torch.tensor(batch.pieces, device=batch.tokens.device).cumsum(0) - 1
     return model.score(hidden_states(model, batch)[ends])[:, 0]
 
 

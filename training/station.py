@@ -10,9 +10,9 @@ from curation.files import read_json
 from curation.steps import Build, Context, StepOutput, step
 from training.config import EvaluateConfig, TrainConfig
 
-TRAIN_VERSION = 1
-EVALUATE_VERSION = 1
-REFERENCE_VERSION = 1
+TRAIN_VERSION = 2
+EVALUATE_VERSION = 2
+REFERENCE_VERSION = 2
 
 
 def train(

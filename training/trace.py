@@ -46,7 +46,7 @@ def count_tokens(data: Data, plan: Plan, units: np.ndarray, batch: Batch) -> np.
     in_loss = np.bincount(sequences[batch.sequence], minlength=size)
     truncated = np.bincount(data.source[plan.row[units]], plan.truncated[units], size).astype(np.int64)
     padding = np.zeros(size, np.int64)  # tokens of the row that belong to no sequence
-    padding[sequences[-1]] = batch.tokens.numel() - sum(batch.lengths)
+    padding[sequences[-1]] = batch.tokens.numel() - sum(batch.pieces)
     return np.stack([in_loss, fed - in_loss, truncated, padding])
 
 

@@ -31,16 +31,18 @@ from training.model import (
     new_causal,
     reward_from_causal,
     save_model,
+    without_dropout,
 )
 from training.outcome import Method
 from training.plan import Plan, make_plan
+from training.probe import ModelError, probe
 from training.ranks import Ranks, joined
 from training.reward import Reward
 from training.trace import Trace
 
 FAILED = "failed.json"
 TRAINED = "trained.json"
-KNOWN = {kind.__name__: kind for kind in (NonFiniteLossError, DataError, ValueError)}
+KNOWN = {kind.__name__: kind for kind in (NonFiniteLossError, DataError, ModelError, ValueError)}
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def _make_model(job: Job, mix: Data) -> PreTrainedModel:
             f"sequence_length {config.sequence_length} is beyond the model's {longest} positions; "
             "set model.max_position, or for a model with a parent yarn_factor, or rope_theta with max_position"
         )
-    return model
+    probe(model)
+    return model if config.method == "causal" else without_dropout(model)
 
 
 def _make_method(job: Job, mix: Data) -> Method:

@@ -110,7 +110,9 @@ def test_fused_cross_entropy_is_the_definition(rows, z_loss):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_token_logps_are_log_softmax(rows):
+@pytest.mark.parametrize("kept", [0, 7 * 11, 1 << 20])  # no softmax, that of one chunk, and all
+def test_token_logps_are_log_softmax(rows, kept, monkeypatch):
+    monkeypatch.setattr(head, "KEPT_LOGITS", kept)
     hidden, weight, targets = rows
     expected = -torch_cross_entropy(hidden @ weight.T, targets, reduction="none")
     found = head.token_logps(hidden, weight, targets)
