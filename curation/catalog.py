@@ -12,11 +12,13 @@ from curation.classify.examples import metadata_value
 from curation.ingest import Source
 from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
+from curation.preference.facts import FACTS, IN_CATALOG
 from curation.schema import CATALOG, LENGTH_BUCKETS, require_same_ids
 from curation.steps import Build, Context, StepOutput, step
 from curation.synthesis.config import Synthesis
 
 VIGINTILES = 20
+PAIR_COLUMNS = ("prompt", "prompt_tokens", "chosen_tokens", "rejected_tokens")  # of FACTS, what mixing looks at
 
 
 def catalog(
@@ -41,10 +43,12 @@ def catalog(
         inputs["classes"] = classes.content
     config = {"source": source.name, "kind": source.kind, "holdout": source.holdout, "seed": seed}
     config["topic"] = _topic_key(source)
+    if source.kind == "pairs":
+        config["facts"] = list(PAIR_COLUMNS)
 
     def work(build: Build) -> None:
         shards = [_shard(path, source, measured, ledgers, tokens, classes, seed) for path in pool.shards()]
-        table = pa.concat_tables(shards) if shards else CATALOG.empty_table()
+        table = pa.concat_tables(shards) if shards else _schema(source).empty_table()
         place = table.schema.get_field_index("vigintile")
         table = table.set_column(place, CATALOG.field("vigintile"), _vigintile_column(table))
         build.write_table("catalog.parquet", table)
@@ -142,7 +146,17 @@ def _shard(
         },
         schema=CATALOG,
     )
+    if source.kind == "pairs":
+        facts = beside(tokens, list(PAIR_COLUMNS))
+        for name in PAIR_COLUMNS:
+            table = table.append_column(f"{IN_CATALOG}{name}", facts[name])
     return table.filter(pa.array(alive(ledgers, source.name, path.stem, n)))
+
+
+def _schema(source: Source | Synthesis) -> pa.Schema:
+    """CATALOG, and of pairs PAIR_COLUMNS."""
+    facts = [FACTS.field(name).with_name(f"{IN_CATALOG}{name}") for name in PAIR_COLUMNS]
+    return pa.schema([*CATALOG, *(facts if source.kind == "pairs" else [])])
 
 
 def _topic_key(source: Source | Synthesis) -> str | None:

@@ -37,7 +37,7 @@ from curation.read.web import WebOptions
 from curation.schema import DOCUMENT, QUARANTINE, shard_rows
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
-VERSION = 3
+VERSION = 4
 LFS = b"version https://git-lfs.github.com/spec/"
 # The raw files, sorted by hash, then by name: what the lineage of a pool begins with.
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.uint64()), ("sha256", pa.string())])

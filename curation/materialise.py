@@ -22,6 +22,7 @@ from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments
 from curation.encoder import Encoded, load_encoder
 from curation.files import remove, sync, write_parquet
 from curation.mix.manifest import Manifest, require_verified
+from curation.preference.margin import margin_of, margins
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
 from curation.transforms.render import render
@@ -46,6 +47,7 @@ PAIR_FIELDS = [
     ("prompt_length", pa.uint32()),  # tokens of the prompt, the same in both
     ("rejected_start", pa.int64()),  # prompt and rejected
     ("rejected_length", pa.uint32()),
+    ("margin", pa.float32()),  # how much better the chosen answer is; null where it is not known
 ]
 
 
@@ -104,7 +106,7 @@ def materialise(
         build.counts = {"documents_in": len(rows), "documents_out": len(rows), **totals}
         build.counts["tokens_with_copies"] = int(lengths @ rows["copies"].to_numpy().astype(np.int64))
 
-    return step(ctx, f"data/{name}", 1, {}, inputs, work)
+    return step(ctx, f"data/{name}", 2, {}, inputs, work)
 
 
 def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, part: pa.Table) -> dict[str, int]:
@@ -117,7 +119,7 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
     mask = _open(folder / MASK, "uint8")
     wanted = part["row"].to_numpy()
     facts, in_loss = [], 0
-    for numbers, table in batches(Path(shard), DOCUMENT_COLUMNS, np.unique(wanted)):
+    for numbers, table in batches(Path(shard), [*DOCUMENT_COLUMNS, "metadata"], np.unique(wanted)):
         here = part.slice(*_span(wanted, numbers[0], numbers[-1]))
         for transform in sorted(here["transform"].unique().to_pylist()):
             rows = here.filter(pc.equal(here["transform"], transform))
@@ -133,7 +135,9 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
                 tokens[start : start + last - first] = encoded.ids[first:last]
                 mask[start : start + last - first] = encoded.mask[first:last]
             in_loss += int(encoded.mask.sum(dtype=np.int64))
-            facts.append(_facts(rows["place"], rendered, encoded))
+            margin = margin_of(transform)
+            known = pa.nulls(len(documents), pa.float32()) if margin is None else margins(documents, margin)
+            facts.append(_facts(rows["place"], rendered, encoded).append_column("margin", known))
     tokens.flush()
     mask.flush()
     write_parquet(folder / FACTS / f"{key}.parquet", pa.concat_tables(facts))
@@ -158,11 +162,10 @@ def _require_same_inputs(mix: Manifest, pools: dict[str, StepOutput], tokenizer:
 
 def _paired(rows: pa.Table, folder: Path) -> bool:
     transforms = set(rows["transform"].unique().to_pylist())
-    if PAIR in transforms and len(transforms) > 1:
-        raise ValueError(
-            f"{folder}: pairs and {sorted(transforms - {PAIR})} in one manifest; expected pairs alone"
-        )
-    return PAIR in transforms
+    others = {name for name in transforms if name.partition(" ")[0] != PAIR}
+    if others and others != transforms:
+        raise ValueError(f"{folder}: pairs and {sorted(others)} in one manifest; expected pairs alone")
+    return bool(transforms) and not others
 
 
 def _allocate(build: Build, sizes: dict[str, int]) -> None:
@@ -239,8 +242,10 @@ def _facts(places: pa.ChunkedArray, rendered: Segments, encoded: Encoded) -> pa.
 
 def _index(rows: pa.Table, starts: np.ndarray, facts: list[Path], paired: bool) -> pa.Table:
     columns = {name: np.zeros(len(rows), np.int64) for name in ("bytes", "prompt", "first")}
+    margin = np.full(len(rows), np.nan, np.float32)
     for path in facts:
         table = pq.read_table(path)
+        margin[table["place"].to_numpy()] = table["margin"].to_numpy(zero_copy_only=False)
         for name, column in columns.items():
             column[table["place"].to_numpy()] = table[name].to_numpy()
     total = rows["tokens"].to_numpy().astype(np.int64)
@@ -249,7 +254,7 @@ def _index(rows: pa.Table, starts: np.ndarray, facts: list[Path], paired: bool) 
     schema = INDEX_SCHEMA
     if paired:
         made |= {"prompt_length": columns["prompt"], "rejected_start": starts + length}
-        made |= {"rejected_length": total - length}
+        made |= {"rejected_length": total - length, "margin": margin}
         schema = pa.schema([*INDEX_SCHEMA, *PAIR_FIELDS])
-    arrays = [pa.array(made[one.name], one.type) if one.name in made else rows[one.name] for one in schema]
-    return pa.table(arrays, schema=schema)
+    given = {name: pa.array(values, schema.field(name).type, from_pandas=True) for name, values in made.items()}
+    return pa.table([given[name] if name in given else rows[name] for name in schema.names], schema=schema)

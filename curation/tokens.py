@@ -13,6 +13,7 @@ from curation.encoder import CHOICE, FOLDER, load_encoder
 from curation.files import write_json, write_parquet
 from curation.keys import key_of
 from curation.mix.manifest import load_manifest, require_verified
+from curation.preference.facts import FACTS, pair_facts
 from curation.shards import batches, pick
 from curation.steps import Build, Context, StepOutput, step
 from curation.tokenizer.bpe import folder_hash, take_given, train_bpe, write_folder
@@ -85,6 +86,7 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
 
     tokens: as trained by default: text + end-of-text; chat by the template; pairs prompt + chosen and prompt +
     rejected, so the prompt counts twice. tokens_plain: as one text + end-of-text (of pairs prompt and chosen).
+    Of pairs also the columns of `curation.preference.facts.FACTS`.
     """
 
     def work(build: Build) -> None:
@@ -95,7 +97,7 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
         build.counts = {**totals, "documents_out": totals["documents_in"], "encoded_by": {library: len(units)}}
 
     inputs = {"pool": pool.content, "tokenizer": tokenizer.content}
-    return step(ctx, f"tokens/{pool.source}", 1, {}, inputs, work)
+    return step(ctx, f"tokens/{pool.source}", 2, {}, inputs, work)
 
 
 COUNTED = ("documents_in", "tokens", "tokens_plain", "tokens_in_loss", "without_loss")
@@ -104,16 +106,19 @@ COUNTED = ("documents_in", "tokens", "tokens_plain", "tokens_in_loss", "without_
 def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str, int]:
     """Count one shard. `without_loss` documents have no token to learn from, such as a chat without an answer."""
     encoder = load_encoder(Path(tokenizer))
-    ids, tokens, plain = [], [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
+    ids, tokens, plain, facts = [], [np.empty(0, np.uint32)], [np.empty(0, np.uint32)], []
     totals = dict.fromkeys(COUNTED, 0)
     for _, table in batches(Path(shard), DOCUMENT_COLUMNS):
         kind = kind_of(table)
-        encoded = encoder.encode(segments(table, KIND_TRANSFORM[kind], encoder.specials))
+        rendered = segments(table, KIND_TRANSFORM[kind], encoder.specials)
+        encoded = encoder.encode(rendered)
         tokens.append(encoded.lengths.astype(np.uint32))
         if kind == "text":
             plain.append(tokens[-1])
         else:
             plain.append(encoder.encode(segments(table, "chat_plain", encoder.specials)).lengths.astype(np.uint32))
+        if kind == "pairs":
+            facts.append(pair_facts(table, rendered, encoded, encoder.specials))
         in_loss = encoded.in_loss
         totals["tokens_in_loss"] += int(in_loss.sum())
         totals["without_loss"] += int((in_loss == 0).sum())
@@ -125,6 +130,8 @@ def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str,
             "tokens_plain": pa.array(np.concatenate(plain), pa.uint32()),
         }
     )
+    for name in FACTS.names if facts else ():
+        counted = counted.append_column(name, pa.concat_tables(facts)[name])
     write_parquet(folder / "shards" / f"{key}.parquet", counted)
     totals["documents_in"] = len(counted)
     totals |= {name: int(counted[name].to_numpy().sum(dtype=np.int64)) for name in ("tokens", "tokens_plain")}

@@ -344,6 +344,23 @@ def why(
     _print_json(told) if as_json else print_story(told, out)
 
 
+@app.command()
+def pairs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[MIX|SOURCE]", help="Default: all sources of pairs.")
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count preference data as Llama 2 does: comparisons, turns, tokens of an example, a prompt, a response."""
+    from flows.pairs import pairs_of, print_pairs
+    from flows.run import load_run
+
+    lines = pairs_of(load_run(workspace, run), name)
+    _print_json(lines) if as_json else print_pairs(lines, out)
+
+
 Pools = Annotated[list[str], typer.Argument(metavar="POOL...", help="Sources of the run, or `all`.")]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="A profile's name, or its YAML file.")]
 

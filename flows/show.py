@@ -95,9 +95,11 @@ def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]]) -> list[di
         views = {"text": (line["start"], line["length"])}
         if line.get("rejected_length"):
             views = {"chosen": views["text"], "rejected": (line["rejected_start"], line["rejected_length"])}
+        margin = {} if line.get("margin") is None else {"margin": line["margin"]}
         shown.append(
             {
                 **row,
+                **margin,
                 "views": {
                     name: _runs(tokenizer, tokens[start : start + length], mask[start : start + length])
                     for name, (start, length) in views.items()
@@ -185,6 +187,7 @@ def _cells(line: dict[str, Any]) -> list[str]:
 def _print_document(document: dict[str, Any], console: Console) -> None:
     title = f"\n{document['id']}  {document['source']}  {document['bucket']}"
     facts = f"  {document['tokens']:,} tokens, {document['copies']} cop{'y' if document['copies'] == 1 else 'ies'}"
+    facts += f", margin {document['margin']:.3g}" if "margin" in document else ""
     console.print(Text.assemble((title, "bold"), facts, f", {document['transform']}"))
     for name, view in document.get("views", {}).items():
         body = Text()

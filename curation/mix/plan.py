@@ -17,6 +17,7 @@ from curation.mix.pool import (
     Catalogs,
     Cell,
     RecipeError,
+    admit_pairs,
     eligible,
     gzip_notes,
     line_cells,
@@ -73,6 +74,9 @@ def plan(
     takes rows of, by mix. `types`: labels of sources for the account. Reads one source's catalog at a time.
     Raises RecipeError where the recipe does not fit the catalogs; what is merely too much is in `problems`.
     """
+    left_out: list[str] = []
+    if recipe.pairs is not None:
+        catalogs, left_out = admit_pairs(recipe, catalogs)
     cells = line_cells(recipe, catalogs)
     targets = [Target(place, recipe.lines[place], cells[place]) for place in cells]
     replays, problems = set_targets(recipe, targets, lambda line: unfiltered_tokens(recipe, line, catalogs))
@@ -89,7 +93,7 @@ def plan(
     targets.sort(key=lambda target: target.place)
     account = complete_account(rows, _lines(targets, types or {}), recipe.sequence_length)
     counted = totals(rows, recipe.sequence_length)
-    notes = [*_notes(recipe, targets, counted["tokens"]), *gzip_notes(recipe, catalogs)]
+    notes = [*_notes(recipe, targets, counted["tokens"]), *left_out, *gzip_notes(recipe, catalogs)]
     if recipe.on_shortage == "take_all":
         problems = [problem for problem in problems if problem.line is None]
     return Plan(recipe, account, counted, problems, notes, rows)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from curation.mix.gzip_cut import describe_cut, inside_cut
 from curation.mix.recipe import RENDERINGS, Line, Recipe
+from curation.preference.admit import admitted
 from curation.schema import CATALOG, LENGTH_BUCKETS, require_columns
 from curation.transforms.count import CHANGED_BY, TOKENS_UNDER
 
@@ -95,7 +96,7 @@ def _counted(frame: pl.DataFrame, transform: str, source: str) -> tuple[pl.Expr,
     """The tokens of a row under a transform, and the transform's name in the manifest: `none` where it leaves the
     document as it is.
     """
-    if transform in RENDERINGS:
+    if transform.partition(" ")[0] in RENDERINGS:
         return pl.col("tokens_plain" if transform == "chat_plain" else "tokens"), pl.lit(transform)
     if f"{TOKENS_UNDER}{transform}" not in frame.columns:
         raise RecipeError(f"source '{source}': its tokens under '{transform}' have not been counted")
@@ -118,6 +119,19 @@ def bucket_of(line: Line) -> pl.Expr:
 def topics_of(line: Line) -> str:
     """How the buckets of a line that names topics begin: "law+sea/"."""
     return "+".join(line.topic) + "/" if line.topic else ""
+
+
+def admit_pairs(recipe: Recipe, catalogs: Catalogs) -> tuple[Catalogs, list[str]]:
+    """The catalogs without the pairs that the recipe's `pairs` leave out, and notes on those.
+
+    Raises RecipeError for a source that is not there or holds no pairs.
+    """
+    for source in recipe.sources():
+        read_catalog(catalogs, source, [])
+    try:
+        return admitted(catalogs, recipe.sources(), recipe.pairs, recipe.seed)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def kind_of(frame: pl.DataFrame, source: str) -> str | None:

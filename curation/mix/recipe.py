@@ -16,6 +16,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from curation.config import Count, Share, Strict, load_config
 from curation.files import json_hash
+from curation.preference.admit import Pairs
+from curation.preference.margin import Margin
 from curation.schema import LENGTH_BUCKETS
 from curation.transforms.fim import Fim
 
@@ -104,6 +106,7 @@ class Line(Strict):
     topic: Names = ()
     gzip: GzipCut | None = None  # of what the other filters leave of each source
     upsample: Upsample | None = None
+    margin: Margin | None = None  # of pairs: how much better the chosen answer is, from their metadata
     transform: Rendering | Transforms | None = None  # of chat: chat or chat_plain; of text: {fim: {...}}
 
     @field_validator("length")
@@ -126,8 +129,9 @@ class Line(Strict):
         of_documents = [
             name for name in ("quality", "length", "language", "topic", "gzip", "upsample") if getattr(self, name)
         ]
-        if self.mix and (of_documents or self.transform):
-            extra = [*of_documents, *(["transform"] if self.transform else [])]
+        of_rows = [name for name in ("transform", "margin") if getattr(self, name)]
+        if self.mix and (of_documents or of_rows):
+            extra = [*of_documents, *of_rows]
             raise ValueError(f"a line that takes a mix takes its rows as they are: remove {', '.join(extra)}")
         if self.mix and given not in (["share"], ["tokens"]):
             raise ValueError(f"a line that takes a mix takes a share or tokens of it, not {given[0]}")
@@ -159,6 +163,7 @@ class Recipe(Strict):
     budget: Count | None = Field(None, gt=0)
     sequence_length: int | None = Field(None, gt=0)  # at which occurrences are cut into fragments
     on_shortage: Literal["error", "take_all"] = "error"
+    pairs: Pairs | None = None  # of a preference mix: which pairs it may take
     exact: bool = False  # cut the last document of each line and bucket, so that its tokens are met to the token
     lines: tuple[Line, ...] = Field(min_length=1)
 
@@ -170,6 +175,8 @@ class Recipe(Strict):
         mixes = [line.mix for line in self.lines if line.mix]
         if len(set(mixes)) < len(mixes) or self.name in mixes:
             raise ValueError("a mix is taken by one line at most, and never by itself")
+        if self.kind != "preference" and (self.pairs or any(line.margin for line in self.lines)):
+            raise ValueError(f"pairs and margin are of preference mixes; this one is of kind {self.kind}")
         if self.exact and self.kind in DEFAULT_TRANSFORM:
             raise ValueError(f"exact: the documents of a mix of kind {self.kind} are not cut; leave it out")
         total = sum((exact(line.share) for line in self.lines if line.share is not None), Fraction(0))
@@ -223,6 +230,8 @@ class Recipe(Strict):
                     f"{kind}, and the mix is of kind {self.kind}"
                 )
             return line.transform.name
+        if line.margin is not None:
+            return line.margin.name
         chosen = line.transform or default
         if chosen not in ALLOWED_TRANSFORMS[kind] or (family != "base" and chosen != default):
             raise ValueError(

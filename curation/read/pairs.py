@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from curation.read.chat import instruction_text, turn, turns_of
 from curation.read.record import (
@@ -23,6 +24,7 @@ from curation.read.record import (
     scalars,
     string_at,
     user,
+    value_at,
 )
 from curation.read.shapes import RowOptions, shaped
 from curation.read.streams import plain_name
@@ -135,7 +137,9 @@ def judged_outputs(file: RawFile, limits: Limits, options: RowOptions) -> Iterat
 
 
 def annotated_responses(file: RawFile, limits: Limits, options: RowOptions) -> Iterator[Item]:
-    """PandaLM's test set: response1, response2 and three annotators who say 0 (tie), 1 or 2; most votes win."""
+    """PandaLM's test set: response1, response2 and three annotators who say 0 (tie), 1 or 2; most votes win, and
+    stand in the metadata as `votes`.
+    """
 
     def shape(row, options):
         responses = [[assistant(string_at(row, key))] for key in ("response1", "response2")]
@@ -146,8 +150,58 @@ def annotated_responses(file: RawFile, limits: Limits, options: RowOptions) -> I
         (best, count), *_ = Counter(votes).most_common(1)
         if best == 0 or count < 2:
             raise SkipRecord("tie")
-        metadata = scalars(row, ("instruction", "input", "response1", "response2"))
+        metadata = scalars(row, ("instruction", "input", "response1", "response2")) | {"votes": count}
         return pair([user(instruction_text(row))], responses[best - 1], responses[2 - best], metadata)
+
+    return shaped(file, limits, options, shape)
+
+
+class RatedOptions(RowOptions):
+    prompt_key: str = "prompt"
+    responses_key: str = "responses"  # a list of objects
+    text_key: str = "response"
+    rating_key: str = "rating"
+    take: Literal["best_worst", "best_others", "all"] = "best_worst"
+    lowest_best: bool = False  # ratings are ranks
+
+
+def rated_responses(file: RawFile, limits: Limits, options: RatedOptions) -> Iterator[Item]:
+    """A prompt with several rated answers (UltraFeedback: completions with an overall_score), as pairs.
+
+    best_worst: one pair, the best and the worst; best_others: the best and each that is rated lower; all: every
+    two of unequal rating, as InstructGPT. Of equal ratings the first in the list counts as the better, and no pair
+    is made of two that are equal. Both ratings stand in the metadata, for a margin. Answers without a rating are
+    passed over.
+    """
+
+    def shape(row, options):
+        rated = []
+        for place, value in enumerate(list_at(row, options.responses_key)):
+            text, rating = string_at(value, options.text_key), value_at(value, options.rating_key)
+            if rating is None:
+                continue
+            if isinstance(rating, bool) or not isinstance(rating, int | float) or not math.isfinite(rating):
+                raise BadRecordError(f"'{options.rating_key}' is {rating!r}, expected a number")
+            rated.append((rating if options.lowest_best else -rating, place, text, rating))
+        rated.sort()
+        both = [(one, other) for at, one in enumerate(rated) for other in rated[at + 1 :] if one[0] < other[0]]
+        if not both:
+            raise SkipRecord("tie" if len(rated) > 1 else "fewer than two ratings")
+        if options.take == "best_worst":
+            both = [(rated[0], rated[-1])]
+        elif options.take == "best_others":
+            both = [(one, other) for one, other in both if one is rated[0]]
+        prompt = turns_of(row, options.prompt_key) or [user(string_at(row, options.prompt_key))]
+        metadata = scalars(row, (options.prompt_key,))
+        return [
+            pair(
+                prompt,
+                [assistant(one[2])],
+                [assistant(other[2])],
+                metadata | {"rating_chosen": one[3], "rating_rejected": other[3]},
+            )
+            for one, other in both
+        ]
 
     return shaped(file, limits, options, shape)
 

@@ -68,6 +68,7 @@ READERS: dict[str, Reader] = {
     "sharegpt_pairs": _rows(pairs.sharegpt_pairs, "pairs"),
     "judged_outputs": _rows(pairs.judged_outputs, "pairs"),
     "annotated_responses": _rows(pairs.annotated_responses, "pairs"),
+    "rated_responses": _rows(pairs.rated_responses, "pairs", pairs.RatedOptions),
     "arguments": Reader(pairs.arguments, "pairs", shapes.RowOptions),
     "python_code": _python(python_environment.python_code, "text"),
     "python_docstrings": _python(python_environment.python_docstrings, "text"),

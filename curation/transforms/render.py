@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.chat import Segments, Specials, segments
+from curation.preference.margin import NAME as MARGIN
 from curation.transforms.fim import fim_of, fim_segments
 
 
@@ -17,4 +18,5 @@ def render(table: pa.Table | pa.RecordBatch, transform: str, specials: Specials)
     fim = fim_of(transform)
     if fim is not None:
         return fim_segments(table, fim, specials)
+    transform = "pair" if transform.startswith(MARGIN) else transform
     return segments(table, transform, specials), np.ones(len(table), bool)

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from curation.files import write_bytes
+from flows.pairs import pairs_tables
 from flows.report import human
 from flows.report.census import take_census
 from flows.report.contamination import contamination
@@ -57,6 +58,7 @@ def view(run: Run) -> dict[str, Any]:
         "contamination": contamination(run),
         "quality": quality(run),
         "mixes": mixes(run),
+        "pairs": pairs_tables(run),
         "heldout": heldout(run),
         "training": training(run),
         "samples": samples(run),

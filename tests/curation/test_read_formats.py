@@ -313,3 +313,41 @@ def test_arguments_take_debate_and_position_from_the_file_name(read):
     assert first.messages[0]["content"].startswith("Debate: tea or coffee\nPosition: tea\n")
     assert (first.chosen[0]["content"], first.rejected[0]["content"]) == ("two\nlines", "one")
     assert "expected a1 or a2" in second.error
+
+
+SCORES = {"a": 3.0, "b": 5, "c": 1, "d": 5}
+COMPLETIONS = [{"response": text, "overall_score": score} for text, score in SCORES.items()]
+RATED = {"responses_key": "completions", "rating_key": "overall_score", "prompt_key": "instruction"}
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, [("b", "c", 5, 1)]),
+        ({"take": "best_others"}, [("b", "a", 5, 3.0), ("b", "c", 5, 1)]),
+        (
+            {"take": "all"},
+            [(good, bad, 5, rating) for good in "bd" for bad, rating in (("a", 3.0), ("c", 1))]
+            + [("a", "c", 3.0, 1)],
+        ),
+        ({"lowest_best": True}, [("c", "d", 1, 5)]),
+    ],
+)
+def test_rated_answers_become_pairs(read, options, wanted):
+    row = {"instruction": "p", "source": "x", "completions": COMPLETIONS}
+    items = read("rated_responses", [row], **RATED, **options)
+    assert [pair(item) for item in items] == [
+        ([("user", "p")], [("assistant", one)], [("assistant", other)]) for one, other, _, _ in wanted
+    ]
+    ratings = [(item.metadata["rating_chosen"], item.metadata["rating_rejected"]) for item in items]
+    assert ratings == [(one, other) for _, _, one, other in wanted]
+    assert {item.metadata["source"] for item in items} == {"x"}
+
+
+def test_answers_of_one_rating_are_no_pair(read):
+    tied = {"instruction": "p", "completions": [COMPLETIONS[1], COMPLETIONS[3]]}
+    alone = {"instruction": "p", "completions": [COMPLETIONS[1], {"response": "x", "overall_score": None}]}
+    wrong = {"instruction": "p", "completions": [{"response": "x", "overall_score": "5"}]}
+    items = read("rated_responses", [tied, alone, wrong], **RATED)
+    assert [item.reason for item in items[:2]] == ["tie", "fewer than two ratings"]
+    assert items[2].error == "'overall_score' is '5', expected a number"
