@@ -28,7 +28,7 @@ real: setup
 	$(BIN)/mixwright run manifests/real/pipeline.yaml --workspace $(WORKSPACE)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
