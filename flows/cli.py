@@ -106,9 +106,11 @@ def _known_errors() -> dict[str, Exit]:
         "StrictError": Exit.FAILED,
         "DataError": Exit.FAILED,
         "NonFiniteLossError": Exit.FAILED,
+        "ProcessesError": Exit.FAILED,
         "ServerError": Exit.FAILED,
         "StoppedError": Exit.INTERRUPTED,
         "RunNotFoundError": Exit.NOT_FOUND,
+        "NoSuchStepError": Exit.NOT_FOUND,
         "UnknownDocumentError": Exit.NOT_FOUND,
         "UnknownPoolError": Exit.NOT_FOUND,
         "RecordNotFoundError": Exit.NOT_FOUND,
@@ -359,6 +361,25 @@ def pairs(
 
     lines = pairs_of(load_run(workspace, run), name)
     _print_json(lines) if as_json else print_pairs(lines, out)
+
+
+@app.command()
+def replay(
+    stage: Annotated[str, typer.Argument(help="A training stage of the run.")],
+    step: Annotated[int, typer.Argument(min=1, help="The number of the step, from 1.")],
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show exactly what a training step saw: documents, spans, text, what was in the loss. Runs no model.
+
+    Works for stages that have failed, too: mixwright replay pretrain 37
+    """
+    from flows.replay import print_replayed, replayed
+    from flows.run import load_run
+
+    found = replayed(load_run(workspace, run), stage, step)
+    _print_json(found) if as_json else print_replayed(found, out)
 
 
 Pools = Annotated[list[str], typer.Argument(metavar="POOL...", help="Sources of the run, or `all`.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from flows.report import human
 from flows.report.mixes import joined
 from flows.report.reading import Place, documents, final_pools, readable
 from flows.run import Run
+from training.runs import decoded_runs
 
 TOKENS_SHOWN = 240
 EXCERPT = 900
@@ -111,16 +111,7 @@ def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]]) -> list[di
 
 def _runs(tokenizer, tokens: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     """The decoded text in runs of equal mask: {"tokens", "in_loss", "runs": [{"in_loss", "text"}], "cut"}."""
-    head, flags = tokens[:TOKENS_SHOWN], mask[:TOKENS_SHOWN].astype(bool)
-    bounds = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(head)]
-    runs = [
-        {
-            "in_loss": bool(flags[start]),
-            "text": tokenizer.decode(head[start:end].tolist(), skip_special_tokens=False),
-        }
-        for start, end in pairwise(bounds)
-        if end > start
-    ]
+    runs = decoded_runs(tokenizer, tokens[:TOKENS_SHOWN], mask[:TOKENS_SHOWN].astype(bool))
     return {"tokens": len(tokens), "in_loss": int(mask.sum()), "runs": runs, "cut": len(tokens) > TOKENS_SHOWN}
 
 

@@ -178,5 +178,5 @@ def _require_finite(value: torch.Tensor, trace: Trace, data: Data, batch: Batch 
         what = "loss" if batch is not None else "gradient norm"
         raise NonFiniteLossError(
             f"step {trace.step + 1}: the {what} is {float(value)}{where}; nothing was updated. "
-            "Lower the learning rate, or look at the documents with: mixwright why ID"
+            f"Lower the learning rate, or look at what it saw: mixwright replay STAGE {trace.step + 1}"
         )
