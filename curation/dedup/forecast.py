@@ -17,6 +17,7 @@ from curation.dedup.settings import Dedup
 from curation.read.record import Limits, Problem
 
 SAMPLED = 8  # pieces looked into
+SAMPLE = 1 << 20  # bytes of lines looked at in each
 PROCESS_BYTES = 350 << 20  # Python, numba and Arrow before the first document
 WORKER_BYTES = 256 << 20  # that reads records: blocks and tables
 
@@ -38,7 +39,7 @@ class Forecast:
 def forecast(
     sources: Mapping[str, list[Path]], fields: Fields, limits: Limits, dedup: Dedup, workers: int
 ) -> Forecast:
-    """Estimate from the first block of a few pieces, spread over all. Parquet says how many rows it has."""
+    """Estimate from the first lines of a few pieces, spread over all. Parquet says how many rows it has."""
     parts = [piece for files in sources.values() for path in files for piece in pieces(path)]
     raw = sum(path.stat().st_size for files in sources.values() for path in files)
     lines = [piece for piece in parts if piece.container == "jsonl"]
@@ -85,16 +86,14 @@ def _bytes_of(piece: Piece) -> int:
 
 
 def _density(piece: Piece, fields: Fields, limits: Limits) -> tuple[float, int, int]:
-    """(bytes in the file, records, bytes of text) of a piece's first block. What a compressed file's block takes
-    in the file is guessed by compressing some of it."""
+    """(bytes in the file, records, bytes of text) of a piece's first lines. What a compressed file's lines take
+    in the file is guessed by compressing them."""
     for block in line_blocks(piece, limits):
         if isinstance(block, Problem):
             continue
-        data = block[1]
-        table, _ = parse_block(*block, fields, limits.document_bytes)
-        ratio = 1.0
-        if piece.stop < 0:
-            start = data[: 1 << 20]
-            ratio = len(zlib.compress(start, 6)) / len(start)
+        offset, data = block
+        data = data[: data.rfind(b"\n", 0, SAMPLE) + 1] or data
+        table, _ = parse_block(offset, data, fields, limits.document_bytes)
+        ratio = len(zlib.compress(data[:SAMPLE], 6)) / len(data[:SAMPLE]) if piece.stop < 0 else 1.0
         return len(data) * ratio, len(table), table["text"].combine_chunks().nbytes
     return 0.0, 0, 0

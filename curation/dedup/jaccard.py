@@ -7,6 +7,7 @@ have the same hash with a probability of 2^-64, far below what the similarity of
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +20,53 @@ from curation.dedup.units import KINDS, UNIT_BYTES, buffers, hash_units
 from curation.files import atomic
 
 
-def shingle_sets(texts: pa.Array, shingling: Shingling) -> list[np.ndarray]:
-    """Of each large string the sorted distinct 64-bit hashes of its shingles, uint64."""
+def shingle_sets(texts: pa.Array, shingling: Shingling) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted distinct 64-bit hashes of each large string's shingles, one after the other (uint64), and how
+    many each has (int64)."""
     if shingling.unit == "datatrove":
         from curation.dedup import datatrove  # reads spaCy's tables
 
         lists = datatrove.shingle_hashes(texts, shingling.ngram, "xxhash64")
+        hashes = np.concatenate([np.zeros(0, np.uint64), *lists])
+        bounds = np.cumsum([0, *map(len, lists)], dtype=np.int64)
     else:
         data, offsets = buffers(texts, shingling)
-        bounds, kind = offsets.tolist(), KINDS[shingling.unit]
-        lists = (
-            _shingle_hashes(kind, data, *bounds[at : at + 2], TABLES, shingling.ngram) for at in range(len(texts))
-        )
-    return [np.unique(hashes) for hashes in lists]
+        bounds = np.zeros(len(texts) + 1, np.int64)
+        hashes = _shingle_hashes(KINDS[shingling.unit], data, offsets, TABLES, shingling.ngram, bounds)
+    for start, end in pairwise(bounds.tolist()):
+        hashes[start:end].sort()
+    sizes = np.zeros(len(texts), np.int64)
+    return hashes[: _distinct(hashes, bounds, sizes)], sizes
 
 
 @njit(nogil=True, cache=True)
-def _shingle_hashes(kind, data, start, end, tables, ngram):
-    units = np.empty((end - start) // UNIT_BYTES[kind] + 1, np.uint64)
-    count, _ = hash_units(kind, data, start, end, tables, units, 0)
-    out = np.empty(max(0, count - ngram + 1), np.uint64)
-    roll(units, count, ngram, out)
-    return out
+def _shingle_hashes(kind, data, offsets, tables, ngram, bounds):
+    """The hashes of all texts' shingles; those of text i are bounds[i] to bounds[i + 1]."""
+    most = units = 0
+    for row in range(len(offsets) - 1):
+        fitting = (offsets[row + 1] - offsets[row]) // UNIT_BYTES[kind] + 1
+        most, units = max(most, fitting), units + fitting
+    found, out = np.empty(most, np.uint64), np.empty(units, np.uint64)
+    for row in range(len(offsets) - 1):
+        count, _ = hash_units(kind, data, offsets[row], offsets[row + 1], tables, found, 0)
+        if count >= ngram:
+            roll(found, count, ngram, out[bounds[row] :])
+        bounds[row + 1] = bounds[row] + max(0, count - ngram + 1)
+    return out[: bounds[-1]]
+
+
+@njit(nogil=True, cache=True)
+def _distinct(hashes, bounds, sizes):
+    """Close the gaps that repeats leave in the sorted runs; returns where the runs end then."""
+    to = 0
+    for row in range(len(sizes)):
+        start = to
+        for at in range(bounds[row], bounds[row + 1]):
+            if to == start or hashes[at] != hashes[to - 1]:
+                hashes[to] = hashes[at]
+                to += 1
+        sizes[row] = to - start
+    return to
 
 
 def write_sets(path: Path, texts: Iterable[pa.Array], shingling: Shingling) -> np.ndarray:
@@ -48,13 +74,13 @@ def write_sets(path: Path, texts: Iterable[pa.Array], shingling: Shingling) -> n
 
     Memory: a batch and its sets.
     """
-    sizes = []
+    every = [np.zeros(0, np.int64)]
     with atomic(path) as temporary, open(temporary, "wb") as file:
         for batch in texts:
-            for hashes in shingle_sets(batch, shingling):
-                sizes.append(len(hashes))
-                file.write(hashes.tobytes())
-    return np.array(sizes, np.int64)
+            hashes, sizes = shingle_sets(batch, shingling)
+            every.append(sizes)
+            file.write(hashes)
+    return np.concatenate(every)
 
 
 def similarities(

@@ -86,10 +86,16 @@ def _line_start(file: BinaryIO, at: int, size: int) -> int:
 
 
 def _between(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
-    file.seek(start)
-    while start < stop and (chunk := file.read(min(BLOCK, stop - start))):
-        start += len(chunk)
-        yield chunk
+    """The bytes from `start` to `stop`, in parts that end with a line wherever one ends."""
+    while start < stop:
+        file.seek(start)
+        part = file.read(min(BLOCK, stop - start))
+        if not part:
+            return
+        if start + len(part) < stop:
+            part = part[: part.rfind(b"\n") + 1] or part
+        start += len(part)
+        yield part
 
 
 def _whole_lines(parts: Iterable[bytes], base: int, limit: int) -> Iterator[tuple[int, bytes] | Problem]:
@@ -99,7 +105,7 @@ def _whole_lines(parts: Iterable[bytes], base: int, limit: int) -> Iterator[tupl
         for part in parts:
             held.append(part)
             size += len(part)
-            if size < BLOCK:
+            if size < BLOCK // 2:
                 continue
             data = b"".join(held)
             cut = data.find(b"\n") + 1 if passing else data.rfind(b"\n") + 1
@@ -111,7 +117,8 @@ def _whole_lines(parts: Iterable[bytes], base: int, limit: int) -> Iterator[tupl
                 passing, cut = True, len(data)
             elif cut:
                 passing = False
-            base, held, size = base + cut, [data[cut:]], len(data) - cut
+            rest = data[cut:]
+            base, held, size = base + cut, [rest] if rest else [], len(rest)
     except BrokenFileError as error:
         data = b"" if passing else b"".join(held)
         cut = data.rfind(b"\n") + 1

@@ -1,23 +1,22 @@
 """Records of JSON lines and Parquet files as Arrow tables, a block at a time, for tools that want a field or two.
 
-A block of JSON lines goes through Arrow's parser as a whole. Where that refuses it, or where a line does not begin
-and end with a brace (so that lines and records might not correspond one to one), the block is read line by line by
-`curation.read.rows`, which says of each bad record what is wrong with it. Both give the same records.
+A block of JSON lines goes through the kernel of `curation.dedup.json_lines`. The lines that it is not sure of are
+read one by one by `curation.read.rows`, which says of each bad record what is wrong with it. Both give the same
+records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
 import pyarrow.parquet as pq
-from numba import njit
 
 from curation.config import Strict
+from curation.dedup.json_lines import INTEGER, NUMBER, OBJECT, STRING, find, line_bounds, strings
 from curation.dedup.pieces import BLOCK, Piece, line_blocks, too_long
 from curation.read.record import (
     SAMPLE,
@@ -71,95 +70,94 @@ def parse_block(offset: int, block: bytes, fields: Fields, limit: int) -> tuple[
     data = np.frombuffer(block, np.uint8)
     starts, ends = line_bounds(data)
     over = ends - starts > limit
-    if over.any():
-        table, problems = _line_by_line(offset, block, starts[~over], ends[~over], fields)
-        long = [too_long(offset + start, limit, block[start:]) for start in starts[over].tolist()]
-        return table, sorted(problems + long, key=lambda problem: problem.offset)
-    columns = _parsed(block, data, starts, ends, fields)
-    if columns is None:
-        return _line_by_line(offset, block, starts, ends, fields)
-    places = {"offset": pa.array(starts + offset), "length": pa.array(ends - starts)}
+    problems = [too_long(offset + start, limit, block[start:]) for start in starts[over].tolist()]
+    starts, ends = starts[~over], ends[~over]
+    sure, columns = _parsed(data, starts, ends, fields)
+    places = {"offset": pa.array(starts[sure] + offset), "length": pa.array((ends - starts)[sure])}
     table = pa.table({**columns, **places}, schema=RECORD)
-    missing = np.zeros(len(table), bool)
-    for name in ("text", *(["key"] if fields.key else [])):
-        missing |= table[name].is_null().to_numpy()
-    if not missing.any():
-        return table, []
-    _, problems = _line_by_line(offset, block, starts[missing], ends[missing], fields)
-    return table.filter(pa.array(~missing)), problems
+    if not sure.all():
+        others, more = _line_by_line(offset, block, starts[~sure], ends[~sure], fields)
+        table = pa.concat_tables([table, others]).sort_by("offset") if len(others) else table
+        problems = sorted(problems + more, key=lambda problem: problem.offset)
+    return table, problems
 
 
-def line_bounds(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, ends) of the lines of uint8[n] that are not blank, blanks around them left out. int64 each."""
-    newlines = np.flatnonzero(data == 0x0A)
-    ends = newlines if len(newlines) and newlines[-1] == len(data) - 1 else np.append(newlines, len(data))
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
-    ends = ends.copy()
-    _trim(data, starts, ends)
-    kept = ends > starts
-    return starts[kept], ends[kept]
+class Values(NamedTuple):
+    """Where the values of one path lie, of each line: their kinds (0: none), firsts and lasts. int64[n] each."""
+
+    kinds: np.ndarray
+    firsts: np.ndarray
+    lasts: np.ndarray
 
 
-@njit(nogil=True, cache=True)
-def _trim(data, starts, ends):
-    for at in range(len(starts)):
-        start, end = starts[at], ends[at]
-        while start < end and (data[start] == 0x20 or data[start] == 0x09 or data[start] == 0x0D):
-            start += 1
-        while start < end and (data[end - 1] == 0x20 or data[end - 1] == 0x09 or data[end - 1] == 0x0D):
-            end -= 1
-        starts[at], ends[at] = start, end
+def _parsed(
+    data: np.ndarray, starts: np.ndarray, ends: np.ndarray, fields: Fields
+) -> tuple[np.ndarray, dict[str, pa.Array]]:
+    """(of which lines the kernel is sure, the columns of those)."""
+    wanted = {name: path for name, path in fields if path is not None}
+    sure, found = _located(data, starts, ends, list(dict.fromkeys(wanted.values())))
+    found = {name: found[path] for name, path in wanted.items()}
+    sure &= _are_utf8(data, starts, ends) & (found["text"].kinds == STRING)
+    if "key" in found:
+        sure &= np.isin(found["key"].kinds, (STRING, INTEGER))
+    if "score" in found:
+        sure[sure] &= np.isfinite(_numbers(data, found["score"], sure).fill_null(0).to_numpy())
+    columns: dict[str, pa.Array] = {name: pa.nulls(int(sure.sum())) for name in ("key", "created", "score")}
+    kinds = {"text": (STRING,), "key": (STRING, INTEGER), "created": (STRING,)}
+    for name, values in found.items():
+        read = _numbers(data, values, sure) if name == "score" else _strings(data, values, sure, kinds[name])
+        columns[name] = read.cast(RECORD.field(name).type)
+    return sure, columns
 
 
-def _parsed(block, data, starts, ends, fields: Fields) -> dict[str, pa.Array] | None:
-    """The columns of all records by Arrow's parser; None where it must not be relied on.
+def _located(
+    data: np.ndarray, starts: np.ndarray, ends: np.ndarray, paths: list[str]
+) -> tuple[np.ndarray, dict[str, Values]]:
+    """(which lines are sound, the values of each path): as `curation.read.record.value_at` finds them."""
+    heads = [path.partition(".")[0] for path in paths]
+    names = list(dict.fromkeys([*paths, *heads]))
+    sure, *columns = find(data, starts, ends, names)
+    by_name = {name: Values(*(column[:, at] for column in columns)) for at, name in enumerate(names)}
+    for path, head in zip(paths, heads, strict=True):
+        own, outer = by_name[path], by_name[head]
+        rows = np.flatnonzero(sure & (own.kinds == 0) & (outer.kinds == OBJECT))
+        if path != head and len(rows):
+            rest = path.partition(".")[2]
+            _, below = _located(data, outer.firsts[rows], outer.lasts[rows], [rest])
+            for column, inner in zip(own, below[rest], strict=True):
+                column[rows] = inner
+    return sure, {path: by_name[path] for path in paths}
 
-    If every line begins with { and ends with }, no record goes on in a further line: a line break is not allowed
-    within a string, and after the } that ends a line a record could go on with a comma or a bracket alone. So as
-    many records as lines are one record a line.
-    """
-    if not len(starts) or not ((data[starts] == 0x7B) & (data[ends - 1] == 0x7D)).all():
-        return None
-    buffer = pa.py_buffer(block)
+
+def _are_utf8(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which lines are UTF-8. bool[n]"""
+    if _is_utf8(data):
+        return np.ones(len(starts), bool)
+    bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+    return np.array([_is_utf8(data[start:end]) for start, end in bounds], bool)
+
+
+def _is_utf8(data: np.ndarray) -> bool:
+    buffers = [None, pa.py_buffer(np.array([0, len(data)], np.int64)), pa.py_buffer(data)]
     try:
-        bounds = pa.py_buffer(np.array([0, len(block)], np.int64))
-        pa.Array.from_buffers(pa.large_string(), 1, [None, bounds, buffer]).validate(full=True)  # is it UTF-8
-        types = {"text": pa.large_string(), "key": _key_type(block[starts[0] : ends[0]], fields)}
-        types |= {"created": pa.string(), "score": pa.float64()}
-        paths = {name: path for name, path in fields if path is not None}
-        wanted = [(path.split("."), types[name]) for name, path in paths.items()]
-        options = pj.ParseOptions(explicit_schema=pa.schema(_nested(wanted)), unexpected_field_behavior="ignore")
-        once = pj.ReadOptions(use_threads=False, block_size=len(block) + 1)
-        table = pj.read_json(pa.BufferReader(buffer), read_options=once, parse_options=options).combine_chunks()
-    except (pa.ArrowException, ValueError, KeyError):
-        return None
-    if len(table) != len(starts):
-        return None
-    missing = pa.nulls(len(table))
-    found = {name: _at(table, path.split(".")) for name, path in paths.items()}
-    return {name: found.get(name, missing).cast(RECORD.field(name).type) for name in types}
+        pa.Array.from_buffers(pa.large_string(), 1, buffers).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
-def _key_type(line: bytes, fields: Fields) -> pa.DataType:
-    """Ids are strings or integers; the first record says which."""
-    if fields.key is None:
-        return pa.string()
-    try:
-        value = value_at(json_value(line), fields.key)
-    except BadRecordError:
-        return pa.string()
-    return pa.int64() if isinstance(value, int) and not isinstance(value, bool) else pa.string()
+def _strings(data: np.ndarray, values: Values, rows: np.ndarray, kinds: tuple[int, ...]) -> pa.Array:
+    """The values of some rows (bool[n]) as large strings, null where they are of none of the kinds."""
+    present = np.isin(values.kinds[rows], kinds)
+    bounds = (np.where(present, place[rows], 0) for place in (values.firsts, values.lasts))
+    found, offsets = strings(data, *bounds)
+    valid = None if present.all() else pa.array(present).buffers()[1]
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(found)]
+    return pa.Array.from_buffers(pa.large_string(), len(present), buffers)
 
 
-def _nested(wanted: list[tuple[list[str], pa.DataType]]) -> list[pa.Field]:
-    """The Arrow fields of dotted paths; those with the same beginning share a struct."""
-    heads: dict[str, list[tuple[list[str], pa.DataType]]] = {}
-    for (head, *rest), kind in wanted:
-        heads.setdefault(head, []).append((rest, kind))
-    return [
-        pa.field(head, inner[0][1] if not inner[0][0] else pa.struct(_nested(inner)))
-        for head, inner in heads.items()
-    ]
+def _numbers(data: np.ndarray, values: Values, rows: np.ndarray) -> pa.Array:
+    return _strings(data, values, rows, (NUMBER, INTEGER)).cast(pa.float64())
 
 
 def _at(table: pa.Table, path: list[str]) -> pa.Array:

@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 
 from curation.keys import mix64
+from curation.measure.intrinsics import beyond_mask, load64, swapped, trailing_zeros, word_mask
 from curation.measure.unicode import FLAGS, LETTER, LOWER, MARK, NUMBER, SOLO
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -30,6 +31,8 @@ BLOCK = 2048  # words or shingles that a kernel holds at once
 
 _GOLDEN, _BASE = np.uint64(GOLDEN), np.uint64(BASE)
 _SEPARATOR, _BEYOND_ASCII = 0, 255
+_EACH_1, _EACH_40 = np.uint64(0x0101010101010101), np.uint64(0x4040404040404040)
+_ROOM = 80  # bytes after a place at which a block of 64 may be read, and eight bytes at each of them
 
 
 def _ascii_table() -> np.ndarray:
@@ -117,11 +120,74 @@ def _encode(point):
     return np.uint64(high | ((point >> 6) & 0x3F) << 8 | (point & 0x3F)), 4
 
 
+@njit(inline="always")
+def _lowered(chunk):
+    """Up to eight ASCII letters, digits and underscores with the letters lower-cased."""
+    capital = chunk & ~((chunk + _EACH_1) << np.uint64(1)) & _EACH_40  # 0x40 to 0x5E: not the underscore
+    return chunk | capital >> np.uint64(1)
+
+
+@njit(inline="always")
+def _hash_ascii(data, start, length):
+    """The hash of an ASCII word of `length` bytes, after which eight more can be read."""
+    state = _GOLDEN
+    while length > 8:
+        state = mix64(state ^ _lowered(swapped(load64(data, start))))
+        start += 8
+        length -= 8
+    chunk = swapped(load64(data, start)) >> np.uint64(64 - 8 * length)
+    return mix64(state ^ _lowered(chunk))
+
+
 @njit(nogil=True, cache=True)
 def hash_words(data, position, end, tables, out, first):
     """Write the hashes of the words of data[position:end] to out[first:], as many as fit.
 
     Returns (where in `out` the words end, where in `data` the next word begins). `tables` is TABLES.
+
+    Blocks of 64 bytes tell where ASCII words are; a word with another character, or one longer than a block, is
+    read character by character.
+    """
+    count, last = first, len(data) - _ROOM
+    while position < end:
+        if position <= last:
+            ends = min(64, end - position)
+            inside = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - ends)
+            ascii_end = min(ends, trailing_zeros(beyond_mask(data, position)))
+            known = word_mask(data, position) & inside
+            goes_on = ascii_end < ends or position + ends < end  # what touches the end of the known bytes
+            place, whole = 0, True
+            while place < ascii_end:
+                following = trailing_zeros(known >> np.uint64(place))
+                place += following
+                if place >= ascii_end:
+                    break
+                length = min(trailing_zeros(~(known >> np.uint64(place))), ascii_end - place)
+                if goes_on and place + length == ascii_end:
+                    whole = False
+                    break
+                if count == len(out):
+                    return count, position + place
+                out[count] = _hash_ascii(data, position + place, length)
+                count += 1
+                place += length
+            place = min(place, ascii_end)
+            position += place
+            if ascii_end == 64 and (whole or place):
+                continue
+            if position == end:
+                break
+        count, position, full = _hash_any_words(data, position, end, tables, out, count, last)
+        if full:
+            break
+    return count, position
+
+
+@njit(nogil=True, cache=True)
+def _hash_any_words(data, position, end, tables, out, first, last):
+    """`hash_words` character by character, up to an ASCII character at or before `last` that ends a word.
+
+    Returns a third value: whether `out` is full while there are words left.
     """
     ascii_table, flags, lower = tables
     count = first
@@ -143,10 +209,12 @@ def hash_words(data, position, end, tables, out, first):
             state, chunk, filled, open_word = _GOLDEN, np.uint64(0), 0, False
         if not belongs:
             position += width
+            if byte == _SEPARATOR and position <= last:
+                return count, position, False
             continue
         if not open_word:
             if count == len(out):
-                return count, position
+                return count, position, True
             open_word, solo_word = True, solo
         if point < 0:
             while byte != _SEPARATOR and byte != _BEYOND_ASCII:
@@ -169,7 +237,7 @@ def hash_words(data, position, end, tables, out, first):
     if open_word:
         out[count] = mix64(state ^ chunk) if filled else state
         count += 1
-    return count, position
+    return count, position, False
 
 
 @njit(nogil=True, cache=True)

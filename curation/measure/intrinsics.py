@@ -1,4 +1,4 @@
-"""Machine instructions that numba has no name for: a load of eight bytes, counts of bits, a high product."""
+"""Machine instructions that numba has no name for: wide loads, masks of 64 bytes, bits counted, a high product."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from numba.extending import intrinsic
 _WORD, _WIDE = ir.IntType(64), ir.IntType(128)
 
 
+def _is_bytes(data) -> bool:
+    return isinstance(data, types.Array) and data.dtype == types.uint8 and data.layout == "C"
+
+
 @intrinsic
 def load64(context, data, at):
     """The eight bytes data[at : at + 8] of a uint8 array as one uint64, the first one lowest.
 
     Nothing is checked: at + 8 must not exceed the length of `data`.
     """
-    if not (isinstance(data, types.Array) and data.dtype == types.uint8 and data.layout == "C"):
+    if not _is_bytes(data):
         return None
 
     def build(target, builder, signature, arguments):
@@ -55,3 +59,85 @@ def high_product(context, first, second):
         return builder.trunc(builder.lshr(product, ir.Constant(_WIDE, 64)), _WORD)
 
     return types.uint64(types.uint64, types.uint64), build
+
+
+@intrinsic
+def swapped(context, number):
+    """The bytes of a uint64 in the opposite order."""
+
+    def build(target, builder, signature, arguments):
+        return builder.bswap(arguments[0])
+
+    return types.uint64(types.uint64), build
+
+
+_LANES = ir.VectorType(ir.IntType(8), 64)
+
+
+def _all(byte: int) -> ir.Constant:
+    return ir.Constant(_LANES, [byte] * 64)
+
+
+def _lanes(target, builder, signature, arguments):
+    """The 64 bytes of a uint8 array from a place on, as a vector."""
+    array = target.make_array(signature.args[0])(target, builder, arguments[0])
+    place = builder.gep(array.data, [arguments[1]])
+    return builder.load(builder.bitcast(place, _LANES.as_pointer()), align=1)
+
+
+def _between(builder, lanes, first: int, last: int):
+    return builder.icmp_unsigned("<", builder.sub(lanes, _all(first)), _all(last - first + 1))
+
+
+def _mask_of(choose):
+    """An intrinsic: of data[at : at + 64] the mask of the bytes that `choose` chooses, the first one's bit lowest.
+
+    Nothing is checked: at + 64 must not exceed the length of `data`.
+    """
+
+    def mask(context, data, at):
+        if not _is_bytes(data):
+            return None
+
+        def build(target, builder, signature, arguments):
+            lanes = _lanes(target, builder, signature, arguments)
+            return builder.bitcast(choose(builder, lanes), _WORD)
+
+        return types.uint64(data, types.intp), build
+
+    return intrinsic(mask)
+
+
+def _in_word(builder, lanes):
+    letters = _between(builder, builder.or_(lanes, _all(0x20)), 0x61, 0x7A)
+    others = builder.or_(_between(builder, lanes, 0x30, 0x39), builder.icmp_unsigned("==", lanes, _all(0x5F)))
+    return builder.or_(letters, others)
+
+
+def _in_string(builder, lanes):
+    special = builder.or_(
+        builder.icmp_unsigned("==", lanes, _all(0x22)), builder.icmp_unsigned("==", lanes, _all(0x5C))
+    )
+    return builder.or_(special, builder.icmp_unsigned("<", lanes, _all(0x20)))
+
+
+word_mask = _mask_of(_in_word)  # ASCII letters, digits, underscores
+beyond_mask = _mask_of(lambda builder, lanes: builder.icmp_signed("<", lanes, _all(0)))  # beyond ASCII
+string_mask = _mask_of(_in_string)  # what ends a run of plain bytes in a JSON string: " \ and control characters
+line_end_mask = _mask_of(lambda builder, lanes: builder.icmp_unsigned("==", lanes, _all(0x0A)))
+
+
+@intrinsic
+def move64(context, data, at, target, to):
+    """target[to : to + 64] <- data[at : at + 64], both uint8. Nothing is checked: both must have that many."""
+    if not (_is_bytes(data) and _is_bytes(target)):
+        return None
+
+    def build(context_, builder, signature, arguments):
+        array = context_.make_array(signature.args[2])(context_, builder, arguments[2])
+        place = builder.gep(array.data, [arguments[3]])
+        lanes = _lanes(context_, builder, signature, arguments)
+        builder.store(lanes, builder.bitcast(place, _LANES.as_pointer()), align=1)
+        return context_.get_dummy_value()
+
+    return types.void(data, types.intp, target, types.intp), build

@@ -62,12 +62,19 @@ def lower_of(character: str) -> int:
 
 
 def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """`flags_of` and `lower_of` of all code points. Most are unassigned, or letters without case (Lo)."""
     flags = np.zeros(CODE_POINTS, np.uint8)
     lower = np.arange(CODE_POINTS, dtype=np.int32)
     for plane in _ASSIGNED:
-        characters = [chr(code_point) for code_point in plane]
-        flags[plane.start : plane.stop] = np.fromiter(map(flags_of, characters), np.uint8, len(plane))
-        lower[plane.start : plane.stop] = np.fromiter(map(lower_of, characters), np.int32, len(plane))
+        characters = list(map(chr, plane))
+        for point, character, category in zip(
+            plane, characters, map(unicodedata.category, characters), strict=True
+        ):
+            if category == "Lo":
+                solo = unicodedata.name(character, "").startswith(_SOLO_NAMES)
+                flags[point] = LETTER | SOLO if solo else LETTER
+            elif category != "Cn":
+                flags[point], lower[point] = flags_of(character), lower_of(character)
     flags.flags.writeable = lower.flags.writeable = False
     return flags, lower
 

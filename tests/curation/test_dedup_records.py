@@ -50,10 +50,10 @@ BAD = st.sampled_from(
 )
 
 
-def plainly(line: bytes):
+def plainly(line: bytes, fields: Fields = FIELDS):
     """The expected record of a line, None for a bad or blank one."""
     try:
-        values = record_fields(json_value(line), FIELDS)
+        values = record_fields(json_value(line), fields)
         values["text"].encode()
     except (BadRecordError, ValueError):
         return None
@@ -74,6 +74,61 @@ def test_a_block_gives_what_its_lines_give(lines, ends):
     for row in table.to_pylist():
         line = block[row["offset"] - 100 :][: row["length"]]
         assert plainly(line)["text"] == row["text"]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text('ab"\\\n\t\0/é世𝒳\ud83d ', max_size=150),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('ab"é', max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+DEEP = Fields(text="page.body", key="id", created="page.day", score="page.score.value")
+PAGES = st.fixed_dictionaries(
+    {"page": VALUES | st.fixed_dictionaries({"body": VALUES, "day": VALUES, "score": VALUES})},
+    optional={"id": VALUES, "page.body": VALUES, "pag": VALUES},
+)
+
+
+@st.composite
+def nearly_json(draw):
+    """JSON as different writers write it, every other time with a byte changed, put in or left out."""
+    value = draw(PAGES)
+    style = {
+        "ensure_ascii": draw(st.booleans()),
+        "separators": draw(st.sampled_from([(",", ":"), (" ,\t", " : ")])),
+    }
+    line = json.dumps(value, **style).encode("utf-8", "surrogatepass")
+    at = draw(st.integers(0, 2 * len(line)))
+    byte = draw(st.sampled_from([b"", *(bytes([one]) for one in b'"\\{}[]:,0-.eE n\x1f\x80\xff\xc3u')]))
+    return line[:at] + byte + line[at + draw(st.integers(0, 1)) :]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(nearly_json(), max_size=4), st.sampled_from([b"", b" " * 80]))
+def test_lines_that_are_nearly_json_are_read_as_by_a_parser(lines, end):
+    lines = [line.replace(b"\n", b"") for line in lines]
+    table, problems = parse_block(0, b"\n".join(lines) + end, DEEP, 1 << 20)
+    expected = [plainly(line.strip(b" \t\r"), DEEP) for line in lines if line.strip(b" \t\r")]
+    got = table.drop_columns(["offset", "length"]).to_pylist()
+    assert got == [values for values in expected if values is not None]
+    assert len(problems) == sum(values is None for values in expected)
+
+
+def test_the_kernel_is_sure_of_what_is_usual(monkeypatch):
+    """No line of these is read by the slow way, which the test above cannot tell."""
+    value = {
+        "text": 'tab\t, "quotes", é, 世, 𝒳, \\ and /',
+        "meta": {"deep": [{"a": [1, -2.5e3, True, None, {}, []]}]},
+    }
+    value |= {"id": 12, "date": "2024-01-02", "score": -0.25}
+    lines = [json.dumps(value, ensure_ascii=one).encode() for one in (True, False)]
+    monkeypatch.setattr("curation.dedup.records._line_by_line", None)
+    table, problems = parse_block(0, b"\r\n".join([*lines, b""]), FIELDS, 1 << 20)
+    assert not problems
+    assert table["text"].to_pylist() == [value["text"]] * 2
+    assert (
+        table.select(["key", "created", "score"]).to_pylist()
+        == [{"key": "12", "created": "2024-01-02", "score": -0.25}] * 2
+    )
 
 
 def texts_of(path, limits=None):
