@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from curation.files import write_parquet
+from curation.files import read_parquet, write_parquet
 from curation.schema import LEDGER
 from curation.steps import StepOutput
 
@@ -64,7 +63,7 @@ def alive(ledgers: Iterable[StepOutput], source: str, shard: str, rows: int) -> 
     for ledger in ledgers:
         path = ledger_path(ledger.folder, source, shard)
         if path.exists():
-            table = pq.read_table(path, columns=["row", "keep"])
+            table = read_parquet(path, ["row", "keep"])
             dropped = table["row"].to_numpy()[~table["keep"].to_numpy(zero_copy_only=False)]
             kept[dropped] = False
     return kept

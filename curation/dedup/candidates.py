@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.dedup.bands import band_entries, bucket_pairs, bucket_sizes, pairs_left_out, read_partition
 from curation.dedup.documents import SCRATCH, Documents, Shard, write_array
 from curation.dedup.minhash import Scheme
 from curation.dedup.settings import Dedup
+from curation.files import read_parquet
 from curation.steps import Build
 
 PARTITION = 1 << 21  # band entries that a worker sorts at once
@@ -121,7 +121,7 @@ def _rows(documents: Documents, shard: Shard) -> np.ndarray:
 
 
 def _write_bands(folder: Path, key: str, shard: Shard, rows: np.ndarray, scheme: Scheme) -> dict[str, int]:
-    column = pq.read_table(shard.measured, columns=["minhash"])["minhash"]
+    column = read_parquet(shard.measured, columns=["minhash"])["minhash"]
     column = column.take(pa.array(rows))
     signed = np.flatnonzero(column.is_valid().to_numpy()).astype(np.uint32)
     values = pa.concat_arrays(column.drop_null().chunks or [pa.array([], column.type)]).flatten().to_numpy()

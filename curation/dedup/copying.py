@@ -19,7 +19,7 @@ from curation.dedup.documents import Shard
 from curation.dedup.pieces import Piece, unchanged
 from curation.dedup.reference import reference_of, referenced_lines
 from curation.dedup.results import decided
-from curation.files import atomic
+from curation.files import atomic, read_parquet
 from curation.read.streams import compression
 from curation.steps import StepOutput
 
@@ -58,7 +58,7 @@ def _copy_lines(path: Path, first: Piece, shards: Sequence[Shard], stages: Seque
     with _packed(path, compression(Path(first.path))) as file:
         for shard in shards:
             piece, _, limits = reference_of(shard.pool)
-            places = pq.read_table(shard.pool, columns=["offset", "length"])
+            places = read_parquet(shard.pool, columns=["offset", "length"])
             kept = np.flatnonzero(decided(shard, stages, len(places)).stage < 0)
             offsets, lengths = (places[name].to_numpy()[kept] for name in places.column_names)
             for lines in referenced_lines(piece, limits, offsets, lengths):
@@ -76,7 +76,7 @@ def _copy_rows(path: Path, first: Piece, shards: Sequence[Shard], stages: Sequen
         starts = np.cumsum([0] + [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)])
         for shard in shards:
             piece = reference_of(shard.pool)[0]
-            rows = pq.read_table(shard.pool, columns=["offset"])["offset"].to_numpy()
+            rows = read_parquet(shard.pool, columns=["offset"])["offset"].to_numpy()
             kept = rows[decided(shard, stages, len(rows)).stage < 0]
             for group in range(piece.start, piece.stop):
                 inside = kept[(kept >= starts[group]) & (kept < starts[group + 1])] - starts[group]

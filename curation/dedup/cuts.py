@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.dedup.bands import read_partition
 from curation.dedup.documents import SCRATCH, Decisions, Documents, Shard, write_array
@@ -33,7 +32,7 @@ from curation.dedup.spans import Snap, bridge, join, lengths_by, snap, whole_run
 from curation.dedup.texts import Texts, entries_file, write_texts
 from curation.dedup.windows import RUN
 from curation.edits import EDITS, edits_path
-from curation.files import write_parquet
+from curation.files import read_parquet, write_parquet
 from curation.steps import Build
 
 PARTITION = 1 << 20  # entries that a worker sorts at once
@@ -106,7 +105,7 @@ def count_bytes(build: Build, documents: Documents, alarm_share: float) -> None:
         counts |= {"bytes_in": 0, "bytes_cut": 0, "trimmed": 0}
         for shard in shards:
             counts["bytes_in"] += int(documents.columns["bytes"][documents.of_shard(shard)].sum())
-            table = pq.read_table(edits_path(build.folder, source, shard.name), columns=["row", "start", "end"])
+            table = read_parquet(edits_path(build.folder, source, shard.name), columns=["row", "start", "end"])
             counts["bytes_cut"] += int((table["end"].to_numpy() - table["start"].to_numpy()).sum())
             counts["trimmed"] += len(table["row"].unique())
         if counts["bytes_cut"] > alarm_share * counts["bytes_in"]:

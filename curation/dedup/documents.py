@@ -14,7 +14,7 @@ from curation.dedup.fields import exact_keys, metadata, scores, texts_of
 from curation.dedup.keep import parse_times
 from curation.dedup.reference import referenced_texts
 from curation.dedup.settings import Exact, Keep
-from curation.files import atomic, remove, write_parquet
+from curation.files import atomic, read_parquet, remove, write_parquet
 from curation.keys import split_ids
 from curation.ledger import alive, write_ledger
 from curation.measure.render import rendered_text
@@ -85,7 +85,7 @@ class Documents:
         shard_of = self.columns["shard"][positions]
         for place in np.unique(shard_of):
             wanted = positions[shard_of == place]
-            column = pq.read_table(self.shards[place].pool, columns=["origin"])["origin"]
+            column = read_parquet(self.shards[place].pool, columns=["origin"])["origin"]
             values = column.take(pa.array(self.columns["row"][wanted])).to_pylist()
             found.update(zip(wanted.tolist(), (value or "" for value in values), strict=True))
         return [found[position] for position in positions.tolist()]
@@ -135,7 +135,7 @@ def gather(
     names = sorted(sources)
     parts = {name: [np.zeros(0, dtype)] for name, dtype in COLUMNS.items()}
     for shard in shards:
-        table = pq.read_table(gathered(build.folder, shard))
+        table = read_parquet(gathered(build.folder, shard))
         parts["source"].append(np.full(len(table), names.index(shard.source), np.uint16))
         parts["shard"].append(np.full(len(table), shard.place, np.uint32))
         for column in table.column_names:
@@ -152,8 +152,8 @@ def _gather(
     folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], score: str | None, exact: Exact | None
 ) -> dict[str, int]:
     hashed = [CONTENT] if exact and exact.measured else []
-    table = pq.read_table(shard.measured, columns=["id", "bytes", *hashed])
-    pool = pq.read_table(shard.pool, columns=["id", "created"])
+    table = read_parquet(shard.measured, columns=["id", "bytes", *hashed])
+    pool = read_parquet(shard.pool, columns=["id", "created"])
     require_same_ids(pool["id"], table["id"], str(shard.measured))
     rows = np.flatnonzero(alive(ledgers, shard.source, shard.name, len(table)))
     high, low = split_ids(table["id"])

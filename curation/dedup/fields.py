@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from curation.dedup.settings import Exact
+from curation.files import read_parquet
 
 
 def scores(pool: Path, measured: Path, name: str, rows: np.ndarray) -> np.ndarray:
@@ -23,7 +24,7 @@ def scores(pool: Path, measured: Path, name: str, rows: np.ndarray) -> np.ndarra
     Shape (n,), float64. Raises ValueError where a measured column holds no numbers.
     """
     if name in pq.read_schema(measured).names:
-        column = pq.read_table(measured, columns=[name])[name]
+        column = read_parquet(measured, columns=[name])[name]
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise ValueError(f"{measured}: keep.score is '{name}', a column of {column.type}; expected numbers")
         values = column.cast(pa.float64()).to_numpy()[rows]
@@ -40,7 +41,7 @@ def metadata(pool: Path, name: str, rows: np.ndarray) -> list[Any]:
     """Of some rows of a pool's shard the field `name` (dotted where nested) of the metadata; None without it."""
     if "metadata" not in pq.read_schema(pool).names:
         return [None] * len(rows)
-    column = pq.read_table(pool, columns=["metadata"])["metadata"].take(pa.array(rows))
+    column = read_parquet(pool, columns=["metadata"])["metadata"].take(pa.array(rows))
     return [_field(text, name) for text in column.to_pylist()]
 
 

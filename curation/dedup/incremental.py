@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.dedup.candidates import Bands
 from curation.dedup.documents import Decisions, Documents, Shard
@@ -32,6 +31,7 @@ from curation.dedup.index import BANDS, STATE, TEXTS, Version, newest
 from curation.dedup.settings import Keep
 from curation.dedup.similar import EARLIER, Known, nothing_known
 from curation.dedup.verify import VERIFIED
+from curation.files import read_parquet
 
 POLICY = ("source", "bytes", "created", "score", "high", "low")  # what the keep policy looks at
 
@@ -44,7 +44,7 @@ class Everything(Documents):
         shards = list(living.shards)
         for name in parts:
             shards.append(Shard("", name, base.part(name) / TEXTS, base.part(name) / BANDS, len(shards)))
-        sources = [pq.read_table(base.state(name), columns=["source"])["source"] for name in parts]
+        sources = [read_parquet(base.state(name), columns=["source"])["source"] for name in parts]
         names = sorted({*living.names, *(one for column in sources for one in column.unique().to_pylist())})
         places = {name: place for place, name in enumerate(names)}
         columns = {
@@ -71,7 +71,7 @@ class Everything(Documents):
             wanted = positions[shard_of == place]
             shard = self.shards[place]
             path = self.base.state(shard.name) if wanted[0] >= self.living else shard.pool
-            values = pq.read_table(path, columns=["origin"])["origin"].take(pa.array(self.columns["row"][wanted]))
+            values = read_parquet(path, columns=["origin"])["origin"].take(pa.array(self.columns["row"][wanted]))
             found.update(zip(wanted.tolist(), (value or "" for value in values.to_pylist()), strict=True))
         return [found[position] for position in positions.tolist()]
 
@@ -218,7 +218,7 @@ def held(root: Path) -> pa.Table:
     Raises ConfigError if there is none, or if it is broken.
     """
     version = newest(root)
-    parts = [pq.read_table(version.state(part)) for part in version.parts] if version else []
+    parts = [read_parquet(version.state(part)) for part in version.parts] if version else []
     table = pa.concat_tables(parts) if parts else STATE.empty_table()
     halves = (table["high"].to_numpy().tolist(), table["low"].to_numpy().tolist())
     ids = pa.array([f"{a:016x}{b:016x}" for a, b in zip(*halves, strict=True)], pa.string())

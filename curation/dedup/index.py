@@ -30,10 +30,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.config import ConfigError
-from curation.files import atomic, file_hash, json_hash, read_json, remove, write_json, write_parquet
+from curation.files import atomic, file_hash, json_hash, read_json, read_parquet, remove, write_json, write_parquet
 
 FORMAT = 1
 CURRENT, VERSION_FILE, PAIRS = "CURRENT", "version.json", "pairs.npy"
@@ -86,7 +85,7 @@ class Version:
     def columns(self) -> dict[str, np.ndarray]:
         """The columns of STATE but source and origin, of all documents in order."""
         names = [name for name in STATE.names if name not in ("source", "origin")]
-        tables = [pq.read_table(self.state(part), columns=names) for part in self.parts]
+        tables = [read_parquet(self.state(part), columns=names) for part in self.parts]
         table = pa.concat_tables(tables) if tables else STATE.empty_table()
         return {name: table[name].to_numpy() for name in names}
 

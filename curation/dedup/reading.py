@@ -21,11 +21,11 @@ from curation.dedup.pieces import Piece, pieces
 from curation.dedup.records import Fields, read_records
 from curation.dedup.reference import reference_metadata
 from curation.dedup.scheme import Scheme
-from curation.files import atomic, json_hash, write_parquet
-from curation.measure.station import in_order
+from curation.files import atomic, json_hash, read_parquet, write_parquet
 from curation.measure.utf8 import text_buffers
 from curation.read.record import SAMPLE, Limits, Problem
 from curation.schema import QUARANTINE
+from curation.shards import in_order
 from curation.steps import Build, Context, StepOutput, step
 
 VERSION = 1
@@ -73,7 +73,7 @@ def read(
         }
         results = build.map(read_unit, units, "threads").values()
         totals = {name: sum(result[name] for result in results) for name in ("documents", "bytes", "quarantined")}
-        problems = [pq.read_table(build.folder / "problems" / f"{key}.parquet") for key in keys]
+        problems = [read_parquet(build.folder / "problems" / f"{key}.parquet") for key in keys]
         build.write_table("quarantine.parquet", pa.concat_tables(problems))
         read = totals["documents"] + totals["quarantined"]
         build.counts = {

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from curation.dedup.pieces import BLOCK, Piece, line_blocks, unchanged
 from curation.dedup.records import Fields, parse_block, read_records
+from curation.files import read_parquet
 from curation.read.record import Limits, Problem
 
 METADATA = b"mixwright.reference"
@@ -48,7 +49,7 @@ def referenced_texts(path: Path, rows: np.ndarray) -> Iterator[pa.Array]:
     piece, fields, limits = reference_of(path)
     if not len(rows):
         return
-    places = pq.read_table(path, columns=["offset", "length"]).take(pa.array(rows))
+    places = read_parquet(path, columns=["offset", "length"]).take(pa.array(rows))
     offsets, lengths = places["offset"].to_numpy(), places["length"].to_numpy()
     found = 0
     only = fields.model_copy(update={"key": None, "created": None, "score": None})

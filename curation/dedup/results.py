@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from curation.dedup.documents import Shard
 from curation.dedup.incremental import held
-from curation.files import atomic
+from curation.files import atomic, read_parquet
 from curation.ledger import ledger_path
 from curation.steps import StepOutput
 
@@ -64,7 +64,7 @@ def decided(shard: Shard, stages: Sequence[StepOutput], rows: int) -> Decided:
     stage, twin = np.full(rows, -1, np.int8), np.zeros(rows, "S32")
     similarity = np.full(rows, np.nan)
     for place, output in enumerate(stages):
-        ledger = pq.read_table(
+        ledger = read_parquet(
             ledger_path(output.folder, shard.source, shard.name), columns=["row", "keep", "value", "twin"]
         )
         dropped = ledger.filter(pc.invert(ledger["keep"]))
@@ -155,7 +155,7 @@ def _removed(shards: Sequence[Shard], stages: Sequence[StepOutput]) -> pa.Table:
     tables = []
     names = np.array([output.name.removeprefix("dedup-") for output in stages])
     for shard in shards:
-        table = pq.read_table(shard.pool, columns=["id", "origin"])
+        table = read_parquet(shard.pool, columns=["id", "origin"])
         found = decided(shard, stages, len(table))
         rows = np.flatnonzero(found.stage >= 0)
         if not len(rows):
@@ -205,7 +205,7 @@ def _moved(removed: pa.Table, ids: np.ndarray, twins: np.ndarray, similarity: np
 def _kept(shards: Sequence[Shard], stages: Sequence[StepOutput]) -> Iterator[tuple[Shard, pa.Table]]:
     """Of each shard the records that stay: KEPT and `row`."""
     for shard in shards:
-        table = pq.read_table(shard.pool, columns=["id", "origin"])
+        table = read_parquet(shard.pool, columns=["id", "origin"])
         rows = np.flatnonzero(decided(shard, stages, len(table)).stage < 0)
         sources = pa.array([shard.source] * len(table), pa.string())
         numbers = pa.array(np.arange(len(table), dtype=np.uint32))

@@ -33,7 +33,7 @@ from curation.dedup.records import Fields
 from curation.dedup.reference import reference_of
 from curation.dedup.results import write_tables
 from curation.dedup.settings import Dedup
-from curation.files import json_hash, remove, write_json
+from curation.files import json_hash, read_parquet, remove, write_json
 from curation.read.record import Limits
 from curation.steps import RECORD, Build, Context, StepOutput, step
 
@@ -148,10 +148,10 @@ def _results(
         remove(complete)
         counts = write_tables(out, shards, stages, request.dedup.index)
         if reversals is not None:
-            changed = pq.read_table(reversals)
+            changed = read_parquet(reversals)
             pq.write_table(changed, out / "reversals.parquet", compression="zstd")
             counts["reversals"] = len(changed)
-        problems = [pq.read_table(pool.folder / "quarantine.parquet") for pool in pools.values()]
+        problems = [read_parquet(pool.folder / "quarantine.parquet") for pool in pools.values()]
         pq.write_table(pa.concat_tables(problems), out / "quarantine.parquet", compression="zstd")
         units = {f"records {at}": (str(path), own, stages) for at, (path, own) in enumerate(targets.items())}
         build.map(copy_records, units, "threads")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +37,7 @@ from curation.measure.utf8 import text_buffers
 from curation.rules.profile import Profile
 from curation.rules.short_circuit import RECORDED, early, passing, spread
 from curation.rules.short_circuit import literals as early_literals
+from curation.shards import in_order
 from curation.steps import Context, StepOutput, step
 
 VERSION = 4
@@ -46,8 +45,6 @@ BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
 DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected", "metadata"]
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def _off(value: Any) -> Any:
@@ -285,21 +282,6 @@ def batches(shard: str | Path) -> Iterator[pa.Table]:
         rows = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, mean))))
         for batch in file.iter_batches(batch_size=rows, columns=DOCUMENT_COLUMNS, use_threads=False):
             yield pa.Table.from_batches([batch])
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """`map` on threads: results in the order of the items, at most one item a thread taken ahead."""
-    if threads == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(threads) as executor:
-        under_way: deque = deque()
-        for item in items:
-            under_way.append(executor.submit(function, item))
-            if len(under_way) > threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
 
 
 def row_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

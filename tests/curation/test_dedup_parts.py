@@ -147,7 +147,9 @@ def test_similarities_are_those_of_python_sets(texts, threshold):
     sets = [[set(shingles(text, 2)) for text in pair] for pair in texts]
     stored, bounds = [], []
     for side in (0, 1):
-        hashes, sizes = shingle_sets(pa.array([pair[side] for pair in texts], pa.large_string()), Shingling(ngram=2))
+        hashes, sizes = shingle_sets(
+            pa.array([pair[side] for pair in texts], pa.large_string()), Shingling(ngram=2)
+        )
         expected = [sorted(shingle_hash64(s) for s in pair[side]) for pair in sets]
         ends = np.cumsum(sizes)
         assert [h.tolist() for h in np.split(hashes, ends)] == [*expected, []]
