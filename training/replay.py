@@ -54,27 +54,40 @@ def replay(data: Data, config: TrainConfig, step: int, tokenizer: Path) -> dict[
 
 def _sequences(data: Data, plan: Plan, units: np.ndarray, batch: Batch, words: Tokenizer) -> list[dict[str, Any]]:
     """The sequences of a batch, read from the very tensors that the model would get."""
-    tokens = batch.tokens[0].numpy()
-    in_loss = np.zeros(len(tokens), bool)
-    in_loss[batch.selected.numpy() + 1] = True
     pairs = len(batch.lengths) == 2 * len(units)
-    ends = np.cumsum(batch.lengths)
     sequences = []
-    for place, (row, end, length) in enumerate(zip(batch.rows.tolist(), ends, batch.lengths, strict=True)):
+    for place, (row, tokens, in_loss) in enumerate(zip(batch.rows.tolist(), *_unpacked(batch), strict=True)):
         unit, rejected = int(units[place % len(units)]), place >= len(units)
         starts, sizes = (data.rejected_start, data.rejected_length) if rejected else (data.start, data.length)
         first = int((plan.other_start if rejected else plan.start)[unit] - starts[row])
-        span = slice(end - length, end)
         sequences.append(
             {
                 "id": data.ids[row].as_py(),
                 "source": data.sources[data.source[row]],
                 "side": "rejected" if rejected else "chosen" if pairs else "text",
                 "first": first,
-                "last": first + length,
+                "last": first + len(tokens),
                 "length": int(sizes[row]),
-                "in_loss": int(in_loss[span].sum()),
-                "runs": decoded_runs(words, tokens[span], in_loss[span]),
+                "in_loss": int(in_loss.sum()),
+                "runs": decoded_runs(words, tokens, in_loss),
             }
         )
     return sequences
+
+
+def _unpacked(batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The tokens of each sequence of a row, and which of them are in the loss.
+
+    What a sequence shares with another stands in the row once: at the start of the other's piece.
+    """
+    row, positions = batch.tokens[0].numpy(), batch.positions[0].numpy()
+    pieces = np.split(row, np.cumsum(batch.pieces)[:-1])
+    lender = len(pieces) // 2
+    tokens = [
+        np.concatenate([pieces[place - lender][:shared], piece]) if shared else piece
+        for place, (piece, shared) in enumerate(zip(pieces, batch.shared, strict=True))
+    ]
+    in_loss = [np.zeros(length, bool) for length in batch.lengths]
+    for sequence, place in zip(batch.sequence.tolist(), batch.selected.tolist(), strict=True):
+        in_loss[sequence][positions[place] + 1] = True
+    return tokens, in_loss

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from curation.files import write_json
@@ -38,20 +40,21 @@ def as_fed(data, batches) -> list[list[tuple]]:
     """What the loop fed, from the tensors: (id, tokens in the loss, text, text in the loss) of each sequence."""
     told = []
     for batch in batches:
-        tokens, in_loss = batch.tokens[0].numpy(), set((batch.selected + 1).tolist())
-        start, sequences = 0, []
-        for row, length in zip(batch.rows, batch.lengths, strict=True):
-            places = range(start, start + length)
-            mine = [place for place in places if place in in_loss]
-            sequences.append(
-                (data.ids[int(row)].as_py(), len(mine), as_text(tokens[places]), as_text(tokens[mine]))
-            )
-            start += length
+        ends = np.cumsum(batch.pieces).tolist()
+        sequences = []
+        for place, (row, end) in enumerate(zip(batch.rows, ends, strict=True)):
+            tokens = batch.tokens[0, end - batch.pieces[place] : end].tolist()
+            if batch.shared[place]:
+                other = place - len(ends) // 2
+                start = ends[other] - batch.pieces[other]
+                tokens = batch.tokens[0, start : start + batch.shared[place]].tolist() + tokens
+            targets = batch.targets[torch.from_numpy(batch.sequence == place)].tolist()
+            sequences.append((data.ids[int(row)].as_py(), len(targets), as_text(tokens), as_text(targets)))
         told.append(sequences)
     return told
 
 
-def as_text(tokens: np.ndarray) -> str:
+def as_text(tokens: list[int]) -> str:
     """Bytes and special tokens, without the tokenizer."""
     return "".join(SPECIAL_TOKENS[token - 256] if token > 255 else chr(token) for token in tokens)
 
@@ -84,12 +87,14 @@ def test_every_step_is_told_as_it_was_fed(context, texts, tokenizer, tiny, monke
     row = data.ids.to_pylist().index(one["id"])
     span = data.tokens[data.start[row] + one["first"] : data.start[row] + one["last"]]
     assert as_text(span) == "".join(run["text"] for run in one["runs"])
-    # The planted bug: a plan of another seed's order tells another story.
+    # The planted bug: a plan of another order tells another story.
     honest = module.make_plan
-    monkeypatch.setattr(module, "make_plan", lambda *a: honest(*a).__class__(**{
-        name: values[::-1] if len(values) == len(honest(*a).row) else values
-        for name, values in vars(honest(*a)).items()
-    }))  # fmt: skip
+
+    def reordered(*settings):
+        plan = honest(*settings)
+        return replace(plan, row=plan.row[::-1], start=plan.start[::-1], length=plan.length[::-1])
+
+    monkeypatch.setattr(module, "make_plan", reordered)
     assert as_replayed(replay(data, tiny, 1, vocabulary)) != as_fed(data, fed)[: len(told[0]["micro_batches"])]
 
 
