@@ -9,7 +9,7 @@ What makes it fast: words are found and looked up eight bytes at a time, and FNV
 dictionary does not have; a dictionary word's row and those of its subwords are summed when the model is read, and
 an unknown word's sum is kept for the next time it comes; rows are projected to the labels where there are fewer of
 them (`fasttext_model`); the rows of a text are found first and added after, eight at a time, so that their cache
-misses overlap; and of the tree only what can be likeliest is looked at.
+misses overlap; and of a tree only what can be likeliest is looked at.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from curation.measure.fasttext_scores import leaf_chance, likeliest_leaf, softmax
+from curation.measure.fasttext_scores import SMALL_TREE, fill_margins, leaf_chance, likeliest_leaf, softmax
 from curation.measure.fasttext_subwords import add_words_with_subwords, new_cache
 from curation.measure.fasttext_words import (
     END_MARK,
     ENTRY,
     START_OF_LABEL,
-    add_rows,
+    ask_for_key,
     begins_with,
     bucket_row,
     find_blanks,
@@ -34,6 +34,7 @@ from curation.measure.fasttext_words import (
     word_hash,
     word_key,
 )
+from curation.measure.row_sums import add_rows, ask_for_row
 
 if TYPE_CHECKING:
     from curation.measure.fasttext_model import FastTextModel
@@ -75,29 +76,34 @@ def predict_label(
 
 
 @njit(nogil=True)
-def add_dictionary_words(hidden, data, first, places, count, slots, rows, hashed, hashes, read, entries):
+def add_dictionary_words(hidden, data, first, places, count, slots, rows, hashed, hashes, read, entries, keys):
     """Add the words that end at places[:count], the first one beginning at `first`, to `hidden`.
 
     Returns (where the next word begins, hashes read, rows added, whether </s> stood there, which ends a text). For
     models without subwords: words that the dictionary lacks matter for the n-grams of words only, if `hashed`.
     """
     known, end_key, ended = 0, word_key(END_MARK, 0, len(END_MARK)), False
+    start = first
+    for n in range(count):
+        keys[n] = word_key(data, start, places[n])
+        ask_for_key(keys[n], slots)
+        start = places[n] + 1
     for n in range(count):
         start, stop = first, places[n]
         first = stop + 1
         if stop == start:
             continue
-        key = word_key(data, start, stop)
-        held = find_key(key, slots)
+        held = find_key(keys[n], slots)
         entry = np.int64(held & ENTRY) - 1
         entries[known], hashes[read] = entry, held >> np.uint64(32)
         if 0 <= entry < len(rows):
+            ask_for_row(rows, entry)
             known += 1
             read += 1
         elif entry < 0 and hashed and not begins_with(data, start, stop, START_OF_LABEL):
             hashes[read] = word_hash(data, start, stop)
             read += 1
-        if key == end_key:
+        if keys[n] == end_key:
             ended = True
             break
     add_rows(hidden, rows, entries, known)
@@ -116,6 +122,7 @@ def _add_word_ngrams(hidden, hashes, words, carried, longest, buckets, ranks, di
             running[first] = running[first] * np.uint64(116049371) + following
         for first in range(max(0, carried - step), words - step):
             found[known], there = bucket_row(modulo(running[first], divisor, inverse), ranks)
+            ask_for_row(buckets, found[known])
             known += there
     add_rows(hidden, buckets, found, known)
     return known
@@ -144,11 +151,11 @@ def _add_texts(data, begins, ends, words, ngrams, cache, hidden, added):
             count += stop == end
             if lengths[1] > 0:
                 first, read, more, ended = add_words_with_subwords(
-                    sums, data, first, places, count, cache, words, ngrams, hashes, carried, found
+                    sums, data, first, places, count, cache, words, ngrams, hashes, carried, found, running
                 )
             else:
                 first, read, more, ended = add_dictionary_words(
-                    sums, data, first, places, count, slots, rows, longest > 1, hashes, carried, found
+                    sums, data, first, places, count, slots, rows, longest > 1, hashes, carried, found, running
                 )
             total += more
             if stop == end and not ended:
@@ -176,16 +183,21 @@ def _add_texts(data, begins, ends, words, ngrams, cache, hidden, added):
 def _choose(hidden, added, tree, labels, asked, places, scores, wanted):
     """From the sums of rows to the likeliest label, its score and that of label `asked`; nothing without rows."""
     output, children, parents, right = tree
-    mean, shares = np.empty(hidden.shape[1], np.float32), np.empty(labels, np.float32)
+    small = 0 < len(children) <= SMALL_TREE
+    width = output.shape[1] if len(children) > SMALL_TREE else len(output) or labels
+    margins = np.empty(len(children) if small else 0, np.float32)
+    mean, shares = np.empty(width, np.float32), np.empty(labels, np.float32)
     waiting, chances = np.empty(labels, np.int64), np.empty(labels, np.float64)
     for text in range(len(hidden)):
         if not added[text]:
             continue
         for column in range(len(mean)):
             mean[column] = hidden[text, column] * (np.float32(1) / np.float32(added[text]))
+        if small:
+            fill_margins(mean, output, margins)
         if len(parents):
-            places[text], scores[text] = likeliest_leaf(mean, output, children, waiting, chances)
+            places[text], scores[text] = likeliest_leaf(mean, output, margins, children, waiting, chances)
             if asked >= 0:
-                wanted[text] = leaf_chance(mean, output, parents, right, asked, chances)
+                wanted[text] = leaf_chance(mean, output, margins, parents, right, asked, chances)
         else:
             places[text], scores[text], wanted[text] = softmax(mean, output, asked, shares)

@@ -16,8 +16,10 @@ import numpy as np
 from numba import njit
 
 from curation.config import ConfigError
+from curation.measure.fasttext_scores import SMALL_TREE
 from curation.measure.fasttext_words import fill_slots
 from curation.measure.hashing import table_size
+from curation.measure.row_sums import padded
 
 MAGIC, VERSIONS = 793712314, (11, 12)
 HIERARCHICAL_SOFTMAX, SOFTMAX = 1, 3  # of fastText's loss_name
@@ -33,13 +35,15 @@ class FastTextModel:
 
     labels: list[str]  # without the mark __label__
     slots: np.ndarray  # uint64 (n, 2): words, then labels, as in the file; see fasttext_words.fill_slots
-    words: np.ndarray  # float32 (words, width)
-    buckets: np.ndarray  # float32 (rows, width): of n-grams of characters and of words
+    words: np.ndarray  # float32 (words, width, padded by row_sums)
+    buckets: np.ndarray  # float32 (rows, the same): of n-grams of characters and of words
     ranks: np.ndarray  # uint64 (n, 2): which buckets a pruned model has rows for; see fasttext_words.bucket_row
     bucket_count: int  # 0 where nothing hashed is left
     lengths: tuple[int, int]  # shortest and longest subword, characters; (0, 0) without subwords
     word_ngrams: int
-    output: np.ndarray  # float32 (width, labels), (0, labels) where rows are projected; of a tree (inner, width)
+    # float32 (width, labels), or (0, labels) where rows are projected; of a tree of up to SMALL_TREE inner nodes
+    # (width, inner nodes), of a larger one (inner nodes, width)
+    output: np.ndarray
     parents: np.ndarray  # int32 (2 * labels - 1,): the tree; leaves are the labels, -1 above the root. Else empty
     right: np.ndarray  # bool (2 * labels - 1,): whether a node is its parent's right child
     children: np.ndarray  # int32 (inner nodes, 2): left and right child
@@ -83,10 +87,12 @@ def read_model(path: Path) -> FastTextModel | None:
         if len(labels) < len(output):
             rows, hashed = _projected(rows, output), _projected(hashed, output)
             output = output[:0]
+    elif 0 < len(labels) - 1 <= SMALL_TREE:
+        output = np.ascontiguousarray(output[: len(labels) - 1].T)
     count = 0 if kept == 0 else buckets
     lengths = (shortest, longest) if longest > 0 and count else (0, 0)
-    hashes = (_at_cache_lines(hashed), ranks, count, lengths, ngrams if count else 1)
-    return FastTextModel(labels, slots, _at_cache_lines(rows), *hashes, output, *tree)
+    hashes = (padded(hashed), ranks, count, lengths, ngrams if count else 1)
+    return FastTextModel(labels, slots, padded(rows), *hashes, output, *tree)
 
 
 def _ranks(kept: np.ndarray, buckets: int) -> np.ndarray:
@@ -132,15 +138,6 @@ def _quantised_rows(data: np.ndarray, place: int) -> tuple[np.ndarray, int]:
         _, centroids, place = _quantiser(data, place + rows)
         dense *= centroids[norms][:, None]
     return dense, place
-
-
-def _at_cache_lines(rows: np.ndarray) -> np.ndarray:
-    """A float32 copy that begins at a multiple of 64 bytes: a row then lies on as few cache lines as it can."""
-    room = np.empty(rows.nbytes + 64, np.uint8)
-    first = -room.ctypes.data % 64
-    copy = room[first : first + rows.nbytes].view(np.float32).reshape(rows.shape)
-    copy[:] = rows
-    return copy
 
 
 def _quantiser(data: np.ndarray, place: int) -> tuple[tuple[int, ...], np.ndarray, int]:

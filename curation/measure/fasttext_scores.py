@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+SMALL_TREE = 1024  # inner nodes: up to there all margins are taken at once, side by side
 ROUNDING = 1e-5  # what the library adds to a probability before its logarithm
 
 
@@ -35,8 +36,17 @@ def softmax(hidden, output, asked, scores):
 
 
 @njit(nogil=True)
-def _chance(hidden, output, node):
-    """The probability of an inner node's right child. Four sums side by side: one would wait for each addition."""
+def fill_margins(hidden, output, margins):
+    """Fill `margins`, float32 of all inner nodes: output.T @ hidden, `output` being (width, inner nodes)."""
+    margins[:] = 0
+    for column in range(len(hidden)):
+        for node in range(len(margins)):
+            margins[node] += output[column, node] * hidden[column]
+
+
+@njit(nogil=True)
+def _margin(hidden, output, node):
+    """hidden . output[node]. Four sums side by side: one would wait for each addition."""
     width = len(hidden)
     a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for at in range(0, width - 3, 4):
@@ -46,11 +56,18 @@ def _chance(hidden, output, node):
         d += output[node, at + 3] * hidden[at + 3]
     for at in range(width & ~3, width):
         a += output[node, at] * hidden[at]
-    return np.float64(np.float32(1) / (np.float32(1) + np.exp(-((a + b) + (c + d)))))
+    return (a + b) + (c + d)
 
 
 @njit(nogil=True)
-def likeliest_leaf(hidden, output, children, waiting, waiting_chances):
+def _chance(hidden, output, margins, node):
+    """The probability of an inner node's right child; its margin is in `margins`, if those are known."""
+    margin = margins[node] if len(margins) else _margin(hidden, output, node)
+    return np.float64(np.float32(1) / (np.float32(1) + np.exp(-margin)))
+
+
+@njit(nogil=True)
+def likeliest_leaf(hidden, output, margins, children, waiting, waiting_chances):
     """(label, probability) of the likeliest leaf: depth first, the likelier child first.
 
     A leaf's probability is the product of those on its path, each raised by ROUNDING, as the library's is by sums
@@ -64,7 +81,7 @@ def likeliest_leaf(hidden, output, children, waiting, waiting_chances):
         count -= 1
         node, chance = waiting[count], waiting_chances[count]
         while node >= labels and chance >= best_chance:
-            right = _chance(hidden, output, node - labels)
+            right = _chance(hidden, output, margins, node - labels)
             left = chance * (1 - right + ROUNDING)
             right = chance * (right + ROUNDING)
             first = np.int64(right > left)
@@ -77,11 +94,11 @@ def likeliest_leaf(hidden, output, children, waiting, waiting_chances):
 
 
 @njit(nogil=True)
-def leaf_chance(hidden, output, parents, right, label, chances):
+def leaf_chance(hidden, output, margins, parents, right, label, chances):
     """The probability of one label, multiplied from the root on as above. `chances` is scratch of that length."""
     labels, node, depth, total = (len(parents) + 1) // 2, np.int64(label), 0, 1.0
     while parents[node] >= 0:
-        chance = _chance(hidden, output, np.int64(parents[node]) - labels)
+        chance = _chance(hidden, output, margins, np.int64(parents[node]) - labels)
         chances[depth] = (chance if right[node] else 1 - chance) + ROUNDING
         node, depth = np.int64(parents[node]), depth + 1
     for place in range(depth - 1, -1, -1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.measure.intrinsics import high_product, load64, ones, trailing_zeros
+from curation.measure.intrinsics import high_product, load64, ones, prefetch, trailing_zeros
 
 END_OF_TEXT = b"</s>"
 LABEL_MARK = b"__label__"
@@ -112,6 +112,12 @@ def fill_slots(spelling, ends, slots):
 
 
 @njit(nogil=True)
+def ask_for_key(key, slots):
+    """Fetch what `find_key` will look at first."""
+    prefetch(slots, np.int64((key & np.uint64(len(slots) - 1)) << np.uint64(1)))
+
+
+@njit(nogil=True)
 def find_key(key, slots):
     """What the dictionary holds for a key: entry + 1 (ENTRY), in the upper half fastText's hash; 0 for nothing."""
     mask = np.uint64(len(slots) - 1)
@@ -154,21 +160,3 @@ def modulo(number, divisor, inverse):
     rest = number - high_product(number, inverse) * divisor
     rest -= divisor if rest >= divisor else np.uint64(0)
     return rest - (divisor if rest >= divisor else np.uint64(0))
-
-
-@njit(nogil=True)
-def add_rows(hidden, rows, found, known):
-    """Add the rows `found` to `hidden`: eight at a time, so that their cache misses overlap."""
-    width, n = np.uint64(len(hidden)), np.int64(0)
-    while n + 8 <= known:
-        a, b, c, d = rows[found[n]], rows[found[n + 1]], rows[found[n + 2]], rows[found[n + 3]]
-        e, f, g, h = rows[found[n + 4]], rows[found[n + 5]], rows[found[n + 6]], rows[found[n + 7]]
-        for at in range(width):
-            first, second = (a[at] + b[at]) + (c[at] + d[at]), (e[at] + f[at]) + (g[at] + h[at])
-            hidden[at] += first + second
-        n += 8
-    while n < known:
-        row = rows[found[n]]
-        for at in range(width):
-            hidden[at] += row[at]
-        n += 1

@@ -1,4 +1,4 @@
-"""Machine instructions that numba has no name for: wide loads, masks of 64 bytes, bits counted, a high product."""
+"""Machine instructions that numba has no name for: wide loads, prefetches, masks, bits counted, a high product."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_WORD, _WIDE = ir.IntType(64), ir.IntType(128)
+_BYTE, _INT, _WORD, _WIDE = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.IntType(128)
 
 
 def _is_bytes(data) -> bool:
@@ -141,3 +141,25 @@ def move64(context, data, at, target, to):
         return context_.get_dummy_value()
 
     return types.void(data, types.intp, target, types.intp), build
+
+
+def element(target, builder, kind, array, index):
+    """For builders of intrinsics: the address of element `index` of an array, flat."""
+    return builder.gep(target.make_array(kind)(target, builder, array).data, [index])
+
+
+@intrinsic
+def prefetch(context, array, at):
+    """Fetch the cache line of element `at` of an array, flat, into the nearest cache, and do not wait for it.
+
+    Nothing is read and nothing can fail: any number is allowed.
+    """
+
+    def build(target, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT, _INT, _INT])
+        function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        place = builder.bitcast(element(target, builder, signature.args[0], *arguments), _BYTE.as_pointer())
+        builder.call(function, [place, _INT(0), _INT(3), _INT(1)])  # to be read, kept in all caches, data
+        return target.get_dummy_value()
+
+    return types.void(array, types.intp), build

@@ -2,11 +2,8 @@
 
     MIXWRIGHT_DATA=... python -m tests.benchmarks.classifiers [--workspace FOLDER]
 
-Speed is processor time on one pinned core, the best of five runs of each, alternating, each after a run of its own
-that is not timed; the library is taken at the better of its two public ways (`predict` of one text, `predict` of
-a list). What the kernel keeps of words it has seen is emptied before each of its runs. The command fails unless
-labels are equal (but where the library's two best lie within 1e-5), scores lie within 1e-4, and 1 and 2 workers
-give the same classes.
+Speed is measured as `tests.benchmarks.classifier_speed` does. The command fails unless 1 and 2 workers give the
+same classes.
 """
 
 from __future__ import annotations
@@ -15,26 +12,18 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
-import fasttext
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.classify.prepare import prepared, prepared_texts
 from curation.executor import LocalExecutor
-from curation.measure.fasttext_kernel import predict
-from curation.measure.fasttext_model import read_model
-from curation.measure.language import language_model
 from curation.measure.render import rendered_text
 from curation.steps import Context
 from flows.line import Line
 from flows.pipeline import Pipeline
-
-RUNS = 5
+from tests.benchmarks.classifier_speed import HEADER, PREFIX, TEXTS, compare
 
 
 def pipeline(root: str) -> Pipeline:
@@ -92,79 +81,16 @@ def classes(line: Line) -> dict[str, str]:
     return {one.name: one.content for one in line.context.outputs if one.name.startswith(prefixes)}
 
 
-def seconds(works: list) -> list[float]:
-    """Processor seconds of each, the best of several alternating runs."""
-    best = [float("inf")] * len(works)
-    for _ in range(RUNS):
-        for place, work in enumerate(works):
-            work()
-            start = time.process_time()
-            work()
-            best[place] = min(best[place], time.process_time() - start)
-    return best
-
-
-def compare(name: str, path: Path, texts: list[str], lowercase: bool, prefix: int = 2000) -> str:
-    """One row of the speed table. Raises AssertionError where labels or scores differ."""
-    column = pa.array(texts, pa.large_string())
-    own, library = read_model(path), fasttext.load_model(str(path))
-    data, offsets = prepared(column, prefix, lowercase)
-    seen = prepared_texts(column, prefix, lowercase)
-    places, scores = predict(own, data, offsets[:-1], offsets[1:])
-    labels, values = library.predict(seen, k=2)
-    worst, equal = 0.0, 0
-    for row in range(len(texts)):
-        worst = max(worst, abs(float(values[row][0]) - float(scores[row])))
-        tied = len(values[row]) > 1 and values[row][0] - values[row][1] < 1e-5
-        equal += tied or labels[row][0].removeprefix("__label__") == own.labels[places[row]]
-    assert equal == len(texts), f"{name}: {equal} of {len(texts)} labels are equal"
-    assert worst < 1e-4, f"{name}: scores differ by {worst}"
-    ours, whole, listed, single = seconds(
-        [
-            lambda: (own.kept.__dict__.clear(), predict(own, data, offsets[:-1], offsets[1:])),
-            lambda: predict(own, *(lambda d, o: (d, o[:-1], o[1:]))(*prepared(column, prefix, lowercase))),
-            lambda: library.predict(seen),
-            lambda: [library.predict(text) for text in seen],
-        ]
-    )
-    size, best = len(data) / 1e6, min(listed, single)
-    rates = f"{size / ours:.0f} | {size / whole:.0f} | {size / best:.0f}"
-    return f"| {name} | {len(texts)} | {rates} | {best / ours:.1f} | {best / whole:.1f} | {worst:.0e} |"
-
-
-def speed(line: Line, folder: Path) -> None:
+def speed(line: Line) -> None:
     texts = []
     for name in ("crawl-pages", "c4", "papers"):
         for path in line.pools[name].shards():
             texts += rendered_text(pq.read_table(path)).to_pylist()
-    texts = texts[:1500]
-    print("| model | texts | kernel MB/s | with preparation | fastText MB/s | times | with preparation | worst |")
-    print("|---|---|---|---|---|---|---|---|")
+    texts = texts[:TEXTS]
+    print(HEADER)
     for output in line.context.outputs:
         if output.name.startswith("classifier/"):
-            print(compare(output.name, output.folder / "model.bin", texts, True), flush=True)
-    print(compare("lid.176.ftz, 2,000 characters", language_model(), texts, False), flush=True)
-    print(compare("lid.176.ftz, whole documents", language_model(), texts[:600], False, 1 << 30), flush=True)
-    examples = folder / "examples.txt"
-    examples.write_text(
-        "".join(
-            f"__label__{'abc'[n % 3]} {text}\n"
-            for n, text in enumerate(prepared_texts(pa.array(texts, pa.large_string()), 2000, True))
-        )
-    )
-    for name, kind in {
-        "words only": {"wordNgrams": 1},
-        "trigrams, 50 wide": {"wordNgrams": 3, "dim": 50},
-        "subwords 2 to 4, 50 wide": {"minn": 2, "maxn": 4, "dim": 50},
-    }.items():
-        model = fasttext.train_supervised(
-            str(examples), thread=1, epoch=2, verbose=0, bucket=100_000, **{"dim": 16, **kind}
-        )
-        model.save_model(str(folder / "model.bin"))
-        print(compare(name, folder / "model.bin", texts, True), flush=True)
-        model.quantize(cutoff=20_000, retrain=False, qnorm=True)
-        model.save_model(str(folder / "model.ftz"))
-        print(compare(f"{name}, quantised", folder / "model.ftz", texts, True), flush=True)
+            print(compare(output.name, output.folder / "model.bin", texts, PREFIX, 7, split=True), flush=True)
 
 
 def figures(line: Line) -> None:
@@ -212,7 +138,7 @@ def main() -> None:
         print(f"1 and 2 workers: {len(classes(one))} steps, {'the same' if same else 'NOT THE SAME'}")
         assert same
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
-        speed(one, folder / "one")
+        speed(one)
         figures(one)
         vigintile_table(one)
 

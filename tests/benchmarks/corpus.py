@@ -42,10 +42,15 @@ def real_texts(kind: str, data: Path) -> Iterator[str]:
     if kind == "web":
         yield from _web(data)
     elif kind == "code":
-        for row in _json_lines(data / "code" / "code.jsonl.zst"):
+        for row in json_lines(data / "code" / "code.jsonl.zst"):
             yield row["text"]
     else:
-        yield from pq.read_table(data / "text" / "papers-acl.parquet", columns=["text"])["text"].to_pylist()
+        yield from paper_texts(data)
+
+
+def paper_texts(data: Path) -> list[str]:
+    """The texts of the papers."""
+    return pq.read_table(data / "text" / "papers-acl.parquet", columns=["text"])["text"].to_pylist()
 
 
 def _web(data: Path) -> Iterator[str]:
@@ -60,11 +65,12 @@ def _web(data: Path) -> Iterator[str]:
                 if page:
                     html = bytes_to_str(page, detect_encoding(page))
                     yield extract_plain_text(html, main_content=True, links=False)
-    for row in _json_lines(data / "text" / "c4-sample.jsonl.gz"):
+    for row in json_lines(data / "text" / "c4-sample.jsonl.gz"):
         yield row["text"]
 
 
-def _json_lines(path: Path) -> Iterator[dict]:
+def json_lines(path: Path) -> Iterator[dict]:
+    """The records of a file, gz or zst."""
     import gzip
 
     with gzip.open(path) if path.suffix == ".gz" else zstandard.open(path, "rb") as file:

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from curation.measure import fasttext_subwords
 from curation.measure.fasttext_kernel import PIECE, predict, predict_label
 from curation.measure.fasttext_model import read_model
+from curation.measure.fasttext_scores import SMALL_TREE
+from curation.measure.row_sums import add_rows, padded
 from curation.measure.utf8 import text_buffers
 
 KINDS = {
@@ -29,7 +31,9 @@ KINDS = {
     "subwords": {"loss": "softmax", "minn": 2, "maxn": 4, "dim": 10, "wordNgrams": 2},
     "tree": {"loss": "hs", "minn": 1, "maxn": 3, "dim": 9, "wordNgrams": 3},
     "tree of words": {"loss": "hs", "dim": 8},
+    "large tree": {"loss": "hs", "dim": 6, "wordNgrams": 2},
 }
+LABELS = {"tree": 300, "large tree": 2000}
 HARD = [
     "",
     "</s>",
@@ -59,7 +63,7 @@ def model(kind: str, quantised: bool):
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "train.txt"
         lines.write_text(
-            "".join(f"__label__{rng.randrange(300 if kind == 'tree' else 7)} {line}\n" for line in sentences())
+            "".join(f"__label__{rng.randrange(LABELS.get(kind, 7))} {line}\n" for line in sentences())
         )
         found = fasttext.train_supervised(
             str(lines), epoch=2, lr=1.0, thread=1, verbose=0, **{"bucket": 2000, **KINDS[kind]}
@@ -127,6 +131,27 @@ def test_losses_with_a_table_go_through_the_library(tmp_path):
         assert read_model(tmp_path / f"{loss}.bin") is None
 
 
+def test_margins_of_a_small_tree_are_taken_at_once_and_of_a_large_one_as_asked():
+    small, large = model("tree", False)[1], model("large tree", False)[1]
+    assert small.output.shape == (9, 299)
+    assert len(large.labels) > SMALL_TREE + 1
+    assert large.output.shape[1] == 6
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 13, 16, 17, 50])
+def test_sums_of_rows_are_those_of_numpy(width):
+    generator = np.random.default_rng(width)
+    rows = generator.standard_normal((40, width)).astype(np.float32)
+    wide = padded(rows)
+    assert wide.ctypes.data % 64 == 0
+    for known in (0, 1, 7, 8, 9, 33):
+        found = generator.integers(0, 40, known)
+        sums = np.full(wide.shape[1], 0.5, np.float32)
+        add_rows(sums, wide, found, known)
+        assert np.allclose(sums[:width], 0.5 + rows[found].sum(axis=0), atol=1e-5)
+        assert (sums[width:] == 0.5).all()
+
+
 def test_slices_of_a_buffer_and_batches_change_nothing():
     _, own = model("softmax", False)
     texts = pa.array(sentences()[:40], pa.large_string())
@@ -174,7 +199,7 @@ def test_a_kept_word_is_told_apart_by_its_bytes():
     data, offsets = text_buffers(pa.array(["zqxj"], pa.large_string()))
     first = predict_label(own, data, offsets[:-1], offsets[1:], 1)
     heads, sums, _ = own.kept.cache
-    slot = int(np.flatnonzero((heads[:, 0] == int.from_bytes(b"zqxj", "little")) & (heads[:, 4] == 4))[0])
+    slot = int(np.flatnonzero((heads[:, 3] == int.from_bytes(b"zqxj", "little")) & (heads[:, 1] == 4))[0])
     sums[slot, 1] += 1
     assert predict_label(own, data, offsets[:-1], offsets[1:], 1)[2] != first[2]
     heads[slot, 0] += 1
