@@ -72,10 +72,17 @@ def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_bytes())
 
 
-def write_parquet(path: Path, table: pa.Table, row_group_size: int = 1 << 16) -> None:
-    """Write a table as Parquet, atomically. The bytes depend on the table and the pyarrow version alone."""
+def write_parquet(
+    path: Path, table: pa.Table, row_group_size: int = 1 << 16, dictionary: bool | list[str] = True
+) -> None:
+    """Write a table as Parquet, atomically. The bytes depend on the table and the pyarrow version alone.
+
+    `dictionary`: the columns of few values, where it is known which those are.
+    """
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=row_group_size)
+        pq.write_table(
+            table, temporary, compression="zstd", row_group_size=row_group_size, use_dictionary=dictionary
+        )
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

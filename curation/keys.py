@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numba import njit
 
 
@@ -36,7 +35,11 @@ def keyed_hash(ids: pa.Array | pa.ChunkedArray | np.ndarray | list[str], key: in
 
     Raises ValueError for an id that is not 32 hex digits.
     """
-    high, low = split_ids(ids)
+    return keyed_hash_of(*split_ids(ids), key)
+
+
+def keyed_hash_of(high: np.ndarray, low: np.ndarray, key: int) -> np.ndarray:
+    """As `keyed_hash`, of ids that are split already."""
     out = np.empty(len(high), np.uint64)
     _mix_pairs(high, low, np.uint64(key), out)
     return out
@@ -63,15 +66,61 @@ def occurrence_key(order: np.ndarray, copy: np.ndarray) -> np.ndarray:
 def split_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The two 64-bit halves of each 32-hex-digit id."""
     if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
+        halves = [split_ids(chunk) for chunk in ids.chunks] or [(np.zeros(0, np.uint64),) * 2]
+        return np.concatenate([high for high, _ in halves]), np.concatenate([low for _, low in halves])
     if not isinstance(ids, pa.Array):
         ids = pa.array(list(ids), pa.string())
-    lengths = pc.binary_length(ids.cast(pa.string())).fill_null(0).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero(lengths != 32)
-    if len(wrong):
-        raise ValueError(f"row {wrong[0]}: a document id is 32 hex digits, found {ids[int(wrong[0])].as_py()!r}")
-    raw = bytes.fromhex("".join(ids.to_pylist()))
-    if len(raw) != 16 * len(ids):  # fromhex passes over blanks
-        raise ValueError("a document id is 32 hex digits, found one with blanks")
-    halves = np.frombuffer(raw, dtype=">u8").astype(np.uint64).reshape(-1, 2)
-    return halves[:, 0].copy(), halves[:, 1].copy()
+    if not pa.types.is_string(ids.type):
+        ids = ids.cast(pa.string())
+    high, low = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint64)
+    if len(ids):
+        _, offsets, data = ids.buffers()
+        data = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
+        wrong = _parse_hex(data, np.frombuffer(offsets, np.int32)[ids.offset :], high, low)
+        if wrong >= 0:
+            raise ValueError(f"row {wrong}: a document id is 32 hex digits, found {ids[wrong].as_py()!r}")
+    return high, low
+
+
+def join_ids(high: np.ndarray, low: np.ndarray) -> pa.Array:
+    """The ids of which `split_ids` gives the halves: 32 lower-case hex digits each."""
+    text = np.empty(32 * len(high), np.uint8)
+    _format_hex(high, low, text)
+    offsets = np.arange(len(high) + 1, dtype=np.int32) * 32
+    return pa.StringArray.from_buffers(len(high), pa.py_buffer(offsets), pa.py_buffer(text))
+
+
+@njit(nogil=True, cache=True)
+def _parse_hex(data, offsets, high, low):
+    """Read ids; the row of the first that is none, -1 if there is none such."""
+    for i in range(len(high)):
+        start = offsets[i]
+        if offsets[i + 1] - start != 32:
+            return i
+        for half in range(2):
+            value = np.uint64(0)
+            for k in range(start + 16 * half, start + 16 * half + 16):
+                byte = data[k]
+                if 48 <= byte <= 57:
+                    digit = byte - 48
+                elif 97 <= byte <= 102:
+                    digit = byte - 87
+                elif 65 <= byte <= 70:
+                    digit = byte - 55
+                else:
+                    return i
+                value = (value << np.uint64(4)) | np.uint64(digit)
+            if half == 0:
+                high[i] = value
+            else:
+                low[i] = value
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _format_hex(high, low, text):
+    for i in range(len(high)):
+        for k in range(32):
+            value = high[i] if k < 16 else low[i]
+            digit = (value >> np.uint64(60 - 4 * (k % 16))) & np.uint64(15)
+            text[32 * i + k] = digit + (48 if digit < 10 else 87)

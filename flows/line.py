@@ -291,7 +291,15 @@ class Line:
         return self.stage(
             f"mix/{name}",
             lambda: mix(
-                self.context, recipe, self.catalogs, self.pools, self.tokenizer, parents, self.types(), counted
+                self.context,
+                recipe,
+                self.catalogs,
+                self.pools,
+                self.tokenizer,
+                parents,
+                self.types(),
+                counted,
+                self.measured,
             ),
         )
 

@@ -16,6 +16,7 @@ from curation.heldout import Heldout
 from curation.ingest import Source
 from curation.measure.station import Measure
 from curation.mix.recipe import Recipe
+from curation.mix.recipe import load_recipe as read_recipe
 from curation.rules.profile import Profile, load_profile
 from curation.synthesis.config import Synthesis
 from curation.tokens import Tokenizer
@@ -154,7 +155,7 @@ def _require_known(path: Path, pipeline: Pipeline, recipes: dict[str, Recipe]) -
 
 def load_recipe(pipeline_path: Path, name: str, entry: MixEntry) -> Recipe:
     settings = [f"{key}={_flow(value)}" for key, value in entry.set.items()]
-    return load_config(pipeline_path.parent / entry.recipe, Recipe, [*settings, f"name={name}"])
+    return read_recipe(pipeline_path.parent / entry.recipe, [*settings, f"name={name}"])
 
 
 def _flow(value: Any) -> str:

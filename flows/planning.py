@@ -32,7 +32,8 @@ def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
     line.context.build = True  # tokens under a transform that is new: counted for the plan, and kept for the mix
     counted = {**line.catalogs, **line.transformed(recipe)}
     catalogs = {name: output.folder / "catalog.parquet" for name, output in counted.items()}
-    return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types())
+    measured = {name: output.folder for name, output in line.measured.items()}
+    return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types(), measured)
 
 
 def build_mix(path: Path, settings: list[str], context: Context, stage: Stage) -> StepOutput:

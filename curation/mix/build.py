@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from curation.mix.manifest import Manifest, load_manifest, require_verified, write_manifest
-from curation.mix.plan import manifest_rows, plan
-from curation.mix.pool import RecipeError
+from curation.files import remove
+from curation.mix.manifest import Manifest, load_manifest, require_verified, write_sorted
+from curation.mix.plan import plan
 from curation.mix.recipe import Recipe
+from curation.mix.rows import RecipeError
 from curation.steps import Build, Context, StepOutput, step
 
 VERSION = 1
 CATALOG_FILE = "catalog.parquet"
+SCRATCH = "sorting"
 
 
 def mix(
@@ -24,10 +26,12 @@ def mix(
     parents: Mapping[str, StepOutput] | None = None,
     types: Mapping[str, str] | None = None,
     transformed: Mapping[str, StepOutput] | None = None,
+    measured: Mapping[str, StepOutput] | None = None,
 ) -> StepOutput:
     """Build the manifest of a recipe; the arguments are as for `plan`. Step `mix/<recipe.name>`.
 
     `transformed`: by source, the catalog with the counts of the recipe's transforms (`curation.transforms.count`).
+    `measured`: by source, the step that holds its measurements; only a line that says `where` looks at it.
 
     Only the sources that the recipe or its parents name are inputs, so that a new night of another source leaves
     the mix as it is. Raises InfeasibleError with every line that cannot be met, RecipeError where the recipe does
@@ -52,6 +56,7 @@ def mix(
         "parents": {name: parent.hash for name, parent in manifests.items()},
         "sequence_length": recipe.sequence_length,
     }
+    looked_at = {name: one for name, one in sorted((measured or {}).items()) if name in _filtered(recipe)}
     labels = {name: types[name] for name in sources if types and name in types}
     for parent in manifests.values():
         _require_same_inputs(recipe, head, parent)
@@ -62,9 +67,14 @@ def mix(
             require_verified(parent.folder)
         counted = {**catalogs, **(transformed or {})}
         paths: dict[str, Path] = {name: counted[name].folder / CATALOG_FILE for name in sources}
-        planned = plan(recipe, paths, manifests, labels)
+        planned = plan(recipe, paths, manifests, labels, {name: one.folder for name, one in looked_at.items()})
         planned.require_feasible()
-        written = write_manifest(build.folder, manifest_rows(planned), {**head, "account": planned.account})
+        # The rows must come to what was planned; but a catalog may hold one document twice, and the rows tell
+        # that.
+        account = [{key: line[key] for key in line if key != "documents"} for line in planned.account]
+        scratch = build.folder / SCRATCH
+        remove(scratch)
+        written = write_sorted(build.folder, planned.tables(scratch), {**head, "account": account})
         by_source: dict[str, dict[str, int]] = {name: {"documents_in": 0, "documents_out": 0} for name in sources}
         for line in written["account"]:
             entry = by_source.setdefault(line["source"], {"documents_in": 0, "documents_out": 0})
@@ -84,8 +94,14 @@ def mix(
         for name, content in head[role].items()
     }
     inputs |= {f"transformed/{name}": output.content for name, output in sorted((transformed or {}).items())}
+    inputs |= {f"measured/{name}": output.content for name, output in looked_at.items()}
     config = {"recipe": recipe.text(), "types": labels}
     return step(ctx, f"mix/{recipe.name}", VERSION, config, {"tokenizer": tokenizer.content, **inputs}, work)
+
+
+def _filtered(recipe: Recipe) -> set[str]:
+    """The sources that some line filters by measurements."""
+    return {source for line in recipe.leaves().values() if line.where for source in line.source}
 
 
 def _require_same_inputs(recipe: Recipe, head: dict, parent: Manifest) -> None:

@@ -11,7 +11,7 @@ import math
 
 import polars as pl
 
-from curation.mix.recipe import GzipCut, exact
+from curation.mix.filters import GzipCut, exact
 
 # The ratio ranks; the id, and for two documents of one id their place, decide between equal ratios.
 RANKED_BY = ("gzip_ratio", "id", "shard", "row")

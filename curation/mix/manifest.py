@@ -2,12 +2,16 @@
 
 A manifest is the hand-off from curation to training. Its hash covers the recipe, the inputs, the account and the
 bytes of every part; `verify_manifest` recomputes each number from the parts and trusts nothing that is written.
+Both go through the rows once, some at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.files import file_hash, json_hash, read_json, write_json, write_parquet
+from curation.mix.audit import WORDS, Audit, complete_account, tables_of, totals_of, unique_documents
 from curation.schema import require_columns
 
 FORMAT = "mixwright-mix/1"
 HEAD = "mix.json"
 FOOTER = b"mixwright.mix"  # key of the identity in each part's Parquet footer
 PART_ROWS = 1 << 20
+WRITERS = 2  # parts that are compressed at once
 
 MANIFEST = pa.schema(
     [
@@ -39,14 +45,12 @@ MANIFEST = pa.schema(
     ]
 )
 SORTED_BY = ["source", "bucket", "id", "shard", "row"]
-DOCUMENT_KEY = ["source", "id", "shard", "row", "transform"]  # one row at most for each
 
 # What `write_manifest` is told (identity), and what it adds to `mix.json`.
 IDENTITY = ("kind", "name", "recipe", "seed", "tokenizer_hash", "pools", "catalogs", "parents", "sequence_length")
 ADDED = ("format", "recipe_hash", "code_version", "account", "totals", "parts", "hash")
 # An account line: what planning says of it, then what the rows say of it.
 PLANNED = ("source", "type", "bucket", "pool_documents", "pool_tokens", "target_tokens", "note")
-COUNTED = ("documents", "occurrences", "fragments", "tokens", "share", "repeats", "error_tokens")
 
 
 class ManifestError(Exception):
@@ -89,109 +93,74 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, rows: pa.Table, head: dict[str, Any]) -> dict[str, Any]:
+    """Write the parts and `mix.json` of rows in any order, with the columns of MANIFEST. See `write_sorted`."""
+    require_columns(rows, MANIFEST, f"rows of manifest '{head.get('name')}'")
+    frame = pl.from_arrow(rows.select(MANIFEST.names)).sort(SORTED_BY)
+    return write_sorted(folder, [frame.to_arrow().cast(MANIFEST)], head)
+
+
+def write_sorted(folder: Path, tables: Iterable[pa.Table], head: dict[str, Any]) -> dict[str, Any]:
     """Write the parts and `mix.json`; return the complete head.
 
-    `rows` has the columns of MANIFEST in any row order. `head` has the keys of IDENTITY (`sequence_length` may be
-    left out: then a fragment is an occurrence) and may have `account`: a list of lines, one for each (source,
-    bucket), with the keys of PLANNED; without it the lines are made from the rows, with no pool and no target.
-    The counts are taken from the rows; a line that brings its own must agree. Raises ValueError.
+    `tables` are of schema MANIFEST, their rows in the order of SORTED_BY throughout. `head` has the keys of
+    IDENTITY (`sequence_length` may be left out: then a fragment is an occurrence) and may have `account`: a list
+    of lines, one for each (source, bucket), with the keys of PLANNED; without it the lines are made from the
+    rows, with no pool and no target. The counts are taken from the rows; a line that brings its own must agree.
+    Raises ValueError.
     """
     folder = Path(folder)
-    require_columns(rows, MANIFEST, f"rows of manifest '{head.get('name')}'")
     head = {"sequence_length": None, **head}
     unknown, missing = sorted(set(head) - {*IDENTITY, "account"}), sorted(set(IDENTITY) - set(head))
     if unknown or missing:
         raise ValueError(f"manifest head: missing keys {missing}, unknown keys {unknown}")
-    frame = pl.from_arrow(rows.select(MANIFEST.names)).sort(SORTED_BY)
-    _require_sound(frame)
     identity = {
         "format": FORMAT,
         **{key: head[key] for key in IDENTITY},
         "recipe_hash": text_hash(head["recipe"]),
         "code_version": f"mixwright {version('mixwright')}",
     }
-    account = complete_account(frame, head.get("account"), head["sequence_length"])
-    table = frame.to_arrow().cast(MANIFEST).replace_schema_metadata({FOOTER: _footer(identity)})
     for stale in sorted(folder.glob("part-*.parquet")):
         stale.unlink()
-    parts = {}
-    for number, start in enumerate(range(0, max(1, len(table)), PART_ROWS)):
-        name, part = f"part-{number:05d}.parquet", table.slice(start, PART_ROWS)
-        write_parquet(folder / name, part)
-        parts[name] = {"rows": len(part), "hash": file_hash(folder / name)}
-    whole = {**identity, "account": account, "totals": totals(frame, head["sequence_length"]), "parts": parts}
+    audit, parts = Audit(head["sequence_length"]), {}
+    with ThreadPoolExecutor(WRITERS) as pool:
+        waiting: deque = deque()
+        for number, part in enumerate(_parts(tables)):
+            audit.add(part)
+            waiting.append(pool.submit(_write_part, folder, number, part, identity))
+            if len(waiting) > WRITERS:
+                parts |= waiting.popleft().result()
+        for written in waiting:
+            parts |= written.result()
+    if not audit.sorted:
+        raise ValueError(f"rows of manifest '{head['name']}': not sorted by {', '.join(SORTED_BY)}")
+    account = complete_account(audit.lines, head.get("account"), PLANNED)
+    totals = totals_of(audit.lines, unique_documents(folder, list(parts), audit.rows))
+    whole = {**identity, "account": account, "totals": totals, "parts": parts}
     whole["hash"] = json_hash(whole)
     write_json(folder / HEAD, whole)
     return whole
 
 
-def complete_account(
-    rows: pl.DataFrame, lines: list[dict[str, Any]] | None, sequence_length: int | None
-) -> list[dict[str, Any]]:
-    """The account lines with every count taken from the rows.
-
-    Raises ValueError for a (source, bucket) that no line or two lines stand for, and for a line whose own counts
-    differ from the rows'.
-    """
-    counted = counts_by_line(rows, sequence_length)
-    if lines is None:
-        lines = [{"source": source, "bucket": bucket} for source, bucket in counted]
-    keys = [(line["source"], line["bucket"]) for line in lines]
-    if len(set(keys)) < len(keys) or not set(counted) <= set(keys):
-        raise ValueError(
-            f"account: one line for each (source, bucket) is needed; lines {keys}, rows {sorted(counted)}"
-        )
-    everything = sum(line["tokens"] for line in counted.values())
-    result = []
-    for line in lines:
-        planned = {key: line.get(key, "" if key in ("type", "note") else None) for key in PLANNED}
-        count = counted.get((line["source"], line["bucket"]), {})
-        full = planned | account_counts(planned, count, everything)
-        for key in COUNTED:
-            if key in line and line[key] != full[key]:
-                where = f"account line {line['source']}/{line['bucket']}"
-                raise ValueError(f"{where}: {key} is {line[key]}, the rows say {full[key]}")
-        result.append(full)
-    return result
+def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows in tables of PART_ROWS; one of no rows where there are none."""
+    held: list[pa.Table] = []
+    rows, none = 0, True
+    for table in tables:
+        held.append(table)
+        rows += len(table)
+        while rows >= PART_ROWS:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, PART_ROWS)
+            held, rows, none = [whole.slice(PART_ROWS)], rows - PART_ROWS, False
+    if rows or none:
+        yield pa.concat_tables([MANIFEST.empty_table(), *held])
 
 
-def account_counts(planned: dict[str, Any], count: dict[str, int], everything: int) -> dict[str, Any]:
-    """The COUNTED part of a line. `count` has documents, occurrences, fragments, tokens; `everything` is the
-    tokens of the whole mix. `repeats` is tokens over the pool's tokens; null without a pool, as is the error
-    without a target.
-    """
-    pool, target = planned["pool_tokens"], planned["target_tokens"]
-    tokens = count.get("tokens", 0)
-    return {
-        **{key: count.get(key, 0) for key in ("documents", "occurrences", "fragments", "tokens")},
-        "share": tokens / everything if everything else 0.0,
-        "repeats": tokens / pool if pool else None,
-        "error_tokens": None if target is None else tokens - target,
-    }
-
-
-def totals(rows: pl.DataFrame, sequence_length: int | None) -> dict[str, int]:
-    """Unique documents, occurrences (with copies), fragments (occurrences cut at the sequence length), tokens."""
-    return rows.select(unique_documents=pl.col("id").n_unique(), **_sums(sequence_length)).row(0, named=True)
-
-
-def counts_by_line(rows: pl.DataFrame, sequence_length: int | None) -> dict[tuple[str, str], dict[str, int]]:
-    """Documents, occurrences, fragments and tokens of each (source, bucket), sorted."""
-    grouped = rows.group_by("source", "bucket").agg(documents=pl.col("id").n_unique(), **_sums(sequence_length))
-    return {
-        (line.pop("source"), line.pop("bucket")): line
-        for line in grouped.sort("source", "bucket").iter_rows(named=True)
-    }
-
-
-def _sums(sequence_length: int | None) -> dict[str, pl.Expr]:
-    copies, tokens = pl.col("copies").cast(pl.Int64), pl.col("tokens").cast(pl.Int64)
-    pieces = (tokens + sequence_length - 1) // sequence_length if sequence_length else pl.lit(1, pl.Int64)
-    return {
-        "occurrences": copies.sum(),
-        "fragments": (copies * pieces).sum(),
-        "tokens": (copies * tokens).sum(),
-    }
+def _write_part(folder: Path, number: int, part: pa.Table, identity: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    name = f"part-{number:05d}.parquet"
+    part = part.combine_chunks().replace_schema_metadata({FOOTER: _footer(identity)})
+    write_parquet(folder / name, part, dictionary=WORDS)
+    return {name: {"rows": len(part), "hash": file_hash(folder / name)}}
 
 
 def verify_manifest(folder: Path) -> list[str]:
@@ -210,7 +179,7 @@ def verify_manifest(folder: Path) -> list[str]:
         problems.append(f"{HEAD}: recipe_hash is {head.get('recipe_hash')}, the recipe's text has {found}")
     problems += _verify_parts(folder, head)
     if all(problem.startswith(HEAD) for problem in problems):
-        problems += _verify_rows(pl.from_arrow(manifest.rows()), head)
+        problems += _verify_rows(folder, head)
     return problems
 
 
@@ -243,33 +212,23 @@ def _verify_parts(folder: Path, head: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _verify_rows(rows: pl.DataFrame, head: dict[str, Any]) -> list[str]:
+def _verify_rows(folder: Path, head: dict[str, Any]) -> list[str]:
     problems = []
-    if not rows.select(SORTED_BY).equals(rows.select(SORTED_BY).sort(SORTED_BY)):
-        problems.append(f"rows: not sorted by {', '.join(SORTED_BY)}")
+    audit, parts = Audit(head["sequence_length"]), sorted(head["parts"])
     try:
-        _require_sound(rows)
-        complete_account(rows, head["account"], head["sequence_length"])
+        for table in tables_of(folder, parts):
+            audit.add(table)
+        if not audit.sorted:
+            problems.append(f"rows: not sorted by {', '.join(SORTED_BY)}")
+        found = totals_of(audit.lines, unique_documents(folder, parts, audit.rows))
+        if found != head["totals"]:
+            problems.append(f"totals: the rows have {found}, {HEAD} says {head['totals']}")
+        complete_account(audit.lines, head["account"], PLANNED)
     except ValueError as error:
         problems.append(str(error))
     except (KeyError, TypeError) as error:
         problems.append(f"{HEAD}: the account is not a list of lines with the keys of one: {error!r}")
-    if (found := totals(rows, head["sequence_length"])) != head["totals"]:
-        problems.append(f"totals: the rows have {found}, {HEAD} says {head['totals']}")
     return problems
-
-
-def _require_sound(rows: pl.DataFrame) -> None:
-    """Raise ValueError for a null, a row of no tokens or no copies, and a document on two rows."""
-    nulls = [name for name, count in rows.null_count().row(0, named=True).items() if count]
-    if nulls:
-        raise ValueError(f"rows: null in {', '.join(nulls)}")
-    empty = rows.filter((pl.col("tokens") == 0) | (pl.col("copies") == 0))
-    if len(empty):
-        raise ValueError(f"rows: {len(empty)} have no tokens or no copies, the first is {empty['id'][0]}")
-    twice = rows.filter(pl.struct(DOCUMENT_KEY).is_duplicated())
-    if len(twice):
-        raise ValueError(f"rows: {len(twice)} rows name a document twice, the first is {twice['id'][0]}")
 
 
 def text_hash(text: str) -> str:

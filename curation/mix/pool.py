@@ -1,31 +1,38 @@
-"""What a recipe's lines may take: catalog rows that pass the filters, counted by bucket."""
+"""What a recipe's lines may take: documents of a source that pass the filters, counted by bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from curation.mix.gzip_cut import describe_cut, inside_cut
 from curation.mix.recipe import RENDERINGS, Line, Recipe
+from curation.mix.rows import (
+    AXES,
+    PASSED,
+    Catalogs,
+    Piece,
+    RecipeError,
+    catalog_of,
+    columns_of,
+    each,
+    pieces,
+    profile_counts,
+    values_of,
+)
+from curation.mix.screens import Screens, axis_filter
 from curation.preference.admit import admitted
-from curation.schema import CATALOG, LENGTH_BUCKETS, require_columns
+from curation.schema import LENGTH_BUCKETS
 from curation.transforms.count import CHANGED_BY, TOKENS_UNDER
 
-Catalogs = Mapping[str, Path | pa.Table]
-FILTERED_BY = ["kind", "tokens", "tokens_plain", "language", "topic", "vigintile", "length_bucket", "gzip_ratio"]
-FILTERED_BY += ["holdout"]
-DOCUMENT_KEY = ["id", "shard", "row"]
 WHOLE_SOURCE = "all"
-TRANSFORMED = (TOKENS_UNDER, CHANGED_BY)  # how the further columns of a catalog begin
-
-
-class RecipeError(ValueError):
-    """A recipe does not fit the catalogs that it is planned over."""
+AXIS_OF = {"topic": "topic", "language": "language", "quality": "vigintile", "length": "length_bucket"}
+ADVICE = "split them by topic, quality, length or language, without overlap, or make them one line"
 
 
 @dataclass(frozen=True)
@@ -34,91 +41,190 @@ class Cell:
 
     source: str
     bucket: str
-    kind: str  # of its documents: text, chat, pairs
+    kind: str  # of its documents: text, chat, pairs; rows of a mix
     documents: int
     tokens: int
+    squares: float = field(default=0.0, compare=False)  # the sum of tokens squared
+    profiles: tuple[tuple, ...] = field(default=(), compare=False)
 
 
-def read_catalog(catalogs: Catalogs, source: str, columns: list[str]) -> pl.DataFrame:
-    """Columns of a source's catalog. Raises RecipeError for a source that there is none of."""
-    if source not in catalogs:
-        raise RecipeError(f"no source '{source}'; there are {', '.join(sorted(catalogs)) or 'none'}")
-    found = catalogs[source]
-    names = found.column_names if isinstance(found, pa.Table) else pq.read_schema(found).names
-    columns = [*columns, *(name for name in names if name.startswith(TRANSFORMED))]
-    if isinstance(found, pa.Table):
-        require_columns(found, CATALOG, f"catalog of {source}")
-        return pl.from_arrow(found.select(columns))
-    return pl.from_arrow(pq.read_table(found, columns=columns, partitioning=None))
+@dataclass
+class Pool:
+    """A source as the lines of a recipe see it. `counts` has a line for each profile (rows.profile_counts)."""
+
+    source: str
+    kind: str | None  # of its documents; None if it has none
+    lines: dict[str, Line]  # those that take it, by place
+    transforms: dict[str, str]  # of each line
+    tokens: dict[str, str]  # the column that each line counts by
+    counts: pl.DataFrame
+    axes: tuple[str, ...]
+    catalog: Path | pa.Table | None = None  # None: only counts are known
+    screens: Screens | None = None
+    left_out: dict[str, np.ndarray] = field(default_factory=dict)  # rows of each shard that other mixes hold
+
+    def cells(self, recipe: Recipe) -> dict[str, list[Cell]]:
+        """The cells of each line. Raises RecipeError where two lines may take the same document or bucket."""
+        taken, cells = {}, {}
+        for place, line in self.lines.items():
+            frame = self._eligible(recipe, place, line)
+            taken[place] = frame
+            cells[place] = self._count(frame, place, line)
+        self._require_disjoint(recipe, taken, cells)
+        return cells
+
+    def rows(self, piece: Piece, more: list[str]) -> tuple[pa.Table, np.ndarray | None]:
+        """A piece of the catalog, the columns of profiles and tokens and `more`; and the filters its rows pass."""
+        columns = [axis for axis in self.axes if axis != PASSED]
+        columns += ["holdout", *self.tokens.values(), *(self.screens.columns if self.screens else ()), *more]
+        columns += [name for name in map(changed_by, self.transforms.values()) if name]
+        if self.left_out:
+            columns += ["shard", "row"]
+        table = piece.read(list(dict.fromkeys(columns)))
+        return table, self.screens.passed(piece, table) if self.screens else None
+
+    def held(self, table: pa.Table) -> np.ndarray:
+        """Which rows no line may take: those held out, and those of the mixes that the recipe leaves out."""
+        held = table["holdout"].to_numpy()
+        if not self.left_out:
+            return held
+        codes, shards = values_of(table["shard"])
+        rows = table["row"].to_numpy()
+        for code, shard in enumerate(shards):
+            if shard in self.left_out:
+                held = held | ((codes == code) & np.isin(rows, self.left_out[shard]))
+        return held
+
+    def _eligible(self, recipe: Recipe, place: str, line: Line) -> pl.DataFrame:
+        """The profiles that a line may take, with documents, tokens and squares as it counts them."""
+        counts, name = self.counts, self.tokens.get(place, "tokens")
+        where = recipe.where(place)
+        if line.topic:
+            known = counts["topic"].unique().drop_nulls().sort().to_list()
+            if len(counts) and (unknown := [topic for topic in line.topic if topic not in known]):
+                there = ", ".join(known) or "none"
+                raise RecipeError(
+                    f"{where}: line {line.name}: source '{self.source}' has no topic {unknown[0]}; it has {there}"
+                )
+        if (line.quality or line.upsample) and len(counts) and counts["vigintile"].null_count() == len(counts):
+            raise RecipeError(
+                f"{where}: line {line.name}: source '{self.source}' has no quality scores to filter or upsample by"
+            )
+        keep = axis_filter(line) & (pl.col(f"documents:{name}") > 0)
+        if self.screens and (bit := self.screens.bits.get(place)):
+            keep &= (pl.col(PASSED) // bit) % 2 == 1
+        numbers = {key: pl.col(f"{key}:{name}") for key in ("documents", "tokens", "squares")}
+        return counts.with_row_index("profile").filter(keep).select("profile", *self.axes, **numbers)
+
+    def _count(self, frame: pl.DataFrame, place: str, line: Line) -> list[Cell]:
+        """Cells in the order of their buckets. A pool of nothing is one cell of nothing: the account shows it."""
+        found: dict[str, list] = {}
+        for row in frame.iter_rows(named=True):
+            found.setdefault(bucket_of(line, row), []).append(row)
+        if not found:
+            empty = {"vigintile": 20, "length_bucket": line.length[0] if line.length else LENGTH_BUCKETS[0]}
+            first = {"topic": line.topic[0] if line.topic else None}
+            first |= {"language": line.language[0] if line.language else None}
+            return [Cell(self.source, bucket_of(line, empty | first), self.kind or "text", 0, 0)]
+        cells = [
+            Cell(
+                self.source,
+                bucket,
+                self.kind or "text",
+                sum(row["documents"] for row in rows),
+                sum(row["tokens"] for row in rows),
+                sum(row["squares"] for row in rows),
+                tuple(tuple(row[axis] for axis in self.axes) for row in rows),
+            )
+            for bucket, rows in found.items()
+        ]
+        return sorted(cells, key=lambda cell: _bucket_order(cell.bucket))
+
+    def _require_disjoint(
+        self, recipe: Recipe, taken: dict[str, pl.DataFrame], cells: dict[str, list[Cell]]
+    ) -> None:
+        if len(taken) < 2:
+            return
+        names = ", ".join(f"{place} ({self.lines[place].name})" for place in taken)
+        frames = pl.concat([frame.select("profile", "documents") for frame in taken.values()])
+        again = (
+            frames.filter(pl.col("profile").is_duplicated())
+            .group_by("profile")
+            .agg(pl.col("documents").sum() - pl.col("documents").max())
+        )
+        first = recipe.where(next(reversed(taken)))
+        if shared := int(again["documents"].sum()):
+            raise RecipeError(
+                f"{first}: {names} may take the same {shared} documents of '{self.source}': {ADVICE}"
+            )
+        buckets = [cell.bucket for place in taken for cell in cells[place]]
+        if twice := sorted({bucket for bucket in buckets if buckets.count(bucket) > 1}):
+            raise RecipeError(
+                f"{first}: {names} take the same buckets of '{self.source}' ({', '.join(twice)}): {ADVICE}, "
+                "or give each a label"
+            )
 
 
-def eligible(frame: pl.DataFrame, recipe: Recipe, line: Line, source: str) -> pl.DataFrame:
-    """The rows that a line may take, with `bucket`, `transform` and `tokens` as the mix counts them.
-
-    Never a held-out document, never one of no tokens. Raises RecipeError for a quality filter on a source without
-    quality, a gzip cut on one without ratios, and for a kind of document that does not fit the mix.
+def open_pools(
+    recipe: Recipe, catalogs: Catalogs, measured: Mapping[str, Path] | None, left_out: pl.DataFrame
+) -> dict[str, Pool]:
+    """The pools of a recipe, counted in one pass over their catalogs, by source in order. `left_out`: source,
+    shard and row of documents that it does not take.
     """
-    kind = kind_of(frame, source)
-    if kind is None:
-        return frame.with_columns(bucket=pl.lit(WHOLE_SOURCE), transform=pl.lit("none"))
-    try:
-        transform = recipe.transform_of(line, kind, source)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
-    by_quality = bool(line.quality or line.upsample)
-    if by_quality and frame["vigintile"].null_count() == len(frame):
-        raise RecipeError(f"line {line.name}: source '{source}' has no quality scores to filter or upsample by")
-    tokens, applied = _counted(frame, transform, source)
-    keep = ~pl.col("holdout") & (tokens > 0)
-    if by_quality:
-        lowest, highest = (line.quality.min_vigintile, line.quality.max_vigintile) if line.quality else (1, 20)
-        keep &= pl.col("vigintile").is_between(lowest, highest)
-    if line.length:
-        keep &= pl.col("length_bucket").is_in(list(line.length))
-    if line.language:
-        keep &= pl.col("language").is_in(list(line.language))
-    if line.topic:
-        known = frame["topic"].unique().drop_nulls().sort().to_list()
-        if unknown := [topic for topic in line.topic if topic not in known]:
-            there = ", ".join(known) or "none"
-            raise RecipeError(f"line {line.name}: source '{source}' has no topic {unknown[0]}; it has {there}")
-        keep &= pl.col("topic").is_in(list(line.topic))
-    rows = frame.filter(keep).with_columns(bucket=bucket_of(line), transform=applied, tokens=tokens.cast(pl.Int64))
-    if line.gzip is None:
-        return rows
-    if rows["gzip_ratio"].null_count() == len(rows) > 0:
-        advice = "set measure.gzip_prefix_bytes above 0"
-        raise RecipeError(f"line {line.name}: source '{source}' has no gzip ratios to cut by; {advice}")
-    return rows.filter(inside_cut(rows, line.gzip))
+    rows = {
+        source: {shard: own["row"].to_numpy() for (shard,), own in part.group_by("shard")}
+        for (source,), part in left_out.group_by("source")
+    }
+    return {
+        source: _open(recipe, catalogs, (measured or {}).get(source), source, rows.get(source, {}))
+        for source in recipe.sources()
+    }
 
 
-def _counted(frame: pl.DataFrame, transform: str, source: str) -> tuple[pl.Expr, pl.Expr]:
-    """The tokens of a row under a transform, and the transform's name in the manifest: `none` where it leaves the
-    document as it is.
-    """
-    if transform.partition(" ")[0] in RENDERINGS:
-        return pl.col("tokens_plain" if transform == "chat_plain" else "tokens"), pl.lit(transform)
-    if f"{TOKENS_UNDER}{transform}" not in frame.columns:
-        raise RecipeError(f"source '{source}': its tokens under '{transform}' have not been counted")
-    changed = pl.col(f"{CHANGED_BY}{transform}")
-    name = pl.when(changed).then(pl.lit(transform)).otherwise(pl.lit("none"))
-    return pl.col(f"{TOKENS_UNDER}{transform}"), name
+def _open(
+    recipe: Recipe, catalogs: Catalogs, measured: Path | None, source: str, left_out: dict[str, np.ndarray]
+) -> Pool:
+    catalog = catalog_of(catalogs, source)
+    lines = lines_of(recipe, source)
+    kind = _kind_of(catalog, source)
+    transforms = {place: _transform(recipe, place, line, kind, source) for place, line in lines.items()}
+    tokens = {place: token_column(name) for place, name in transforms.items()}
+    there = columns_of(catalog)
+    for place, column in tokens.items():
+        if column not in there:
+            raise RecipeError(f"source '{source}': its tokens under '{transforms[place]}' have not been counted")
+    axes = _axes(lines.values())
+    screens = Screens(recipe, source, lines, tokens, catalog, measured)
+    if screens.bits:
+        axes = (*axes, PASSED)
+    pool = Pool(source, kind, lines, transforms, tokens, pl.DataFrame(), axes, catalog, screens, left_out)
+
+    def count(piece: Piece) -> pl.DataFrame:
+        table, passed = pool.rows(piece, [])
+        held = pool.held(table)
+        taken = {name: np.where(held, 0, table[name].to_numpy()) for name in sorted({*tokens.values()})}
+        return profile_counts(table, axes, passed, taken)
+
+    parts = list(each(count, pieces(catalog)))
+    counts = _merged(pl.concat(parts), axes) if parts else pl.DataFrame()
+    pool.counts = _with_all_axes(counts, sorted({*tokens.values()}))
+    return pool
 
 
-def bucket_of(line: Line) -> pl.Expr:
-    """The bucket of a row: its vigintile (q01 to q20), its length bucket, or "all"; whatever the line goes by.
-
-    The topics of the line come before it ("law/q20"), so that each topic may have a line of its own.
-    """
-    bucket = pl.col("length_bucket") if line.length else pl.lit(WHOLE_SOURCE)
-    if line.quality or line.upsample:
-        bucket = pl.format("q{}", pl.col("vigintile").cast(pl.String).str.zfill(2))
-    return pl.concat_str(pl.lit(topics_of(line)), bucket)
+def _merged(counts: pl.DataFrame, axes: tuple[str, ...]) -> pl.DataFrame:
+    sums = [pl.col(name).sum() for name in counts.columns if name not in axes]
+    return counts.group_by(axes, maintain_order=True).agg(sums) if axes else counts.select(sums)
 
 
-def topics_of(line: Line) -> str:
-    """How the buckets of a line that names topics begin: "law+sea/"."""
-    return "+".join(line.topic) + "/" if line.topic else ""
+def _with_all_axes(counts: pl.DataFrame, tokens: list[str]) -> pl.DataFrame:
+    """With every column that filters may look at, null where the recipe does not ask for it."""
+    types = dict.fromkeys(AXES, pl.String) | {"vigintile": pl.UInt8, PASSED: pl.Int64}
+    for name in tokens:
+        types |= {f"documents:{name}": pl.Int64, f"tokens:{name}": pl.Int64, f"squares:{name}": pl.Float64}
+    missing = {name: pl.lit(None, kind) for name, kind in types.items() if name not in counts.columns}
+    if not counts.columns:
+        return pl.DataFrame(schema=types)
+    return counts.with_columns(**missing)
 
 
 def admit_pairs(recipe: Recipe, catalogs: Catalogs) -> tuple[Catalogs, list[str]]:
@@ -127,85 +233,98 @@ def admit_pairs(recipe: Recipe, catalogs: Catalogs) -> tuple[Catalogs, list[str]
     Raises RecipeError for a source that is not there or holds no pairs.
     """
     for source in recipe.sources():
-        read_catalog(catalogs, source, [])
+        catalog_of(catalogs, source)
     try:
         return admitted(catalogs, recipe.sources(), recipe.pairs, recipe.seed)
     except ValueError as error:
         raise RecipeError(str(error)) from None
 
 
-def kind_of(frame: pl.DataFrame, source: str) -> str | None:
+def lines_of(recipe: Recipe, source: str) -> dict[str, Line]:
+    """The lines that take a source, by place."""
+    return {place: line for place, line in recipe.leaves().items() if source in line.source}
+
+
+def token_column(transform: str) -> str:
+    """The column of a catalog that counts tokens under a transform."""
+    if is_rendering(transform):
+        return "tokens_plain" if transform == "chat_plain" else "tokens"
+    return f"{TOKENS_UNDER}{transform}"
+
+
+def is_rendering(transform: str) -> bool:
+    """Whether a catalog counts its tokens anyway; a margin after the name of a pair counts as none."""
+    return transform.partition(" ")[0] in RENDERINGS
+
+
+def changed_by(transform: str) -> str | None:
+    """The column that says which documents a transform leaves as they are: their transform is `none`."""
+    return None if is_rendering(transform) else f"{CHANGED_BY}{transform}"
+
+
+def _transform(recipe: Recipe, place: str, line: Line, kind: str | None, source: str) -> str:
+    if kind is None:
+        return "none"
+    try:
+        return recipe.transform_of(line, kind, source)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.where(place)}: {error}") from None
+
+
+def _kind_of(catalog: Path | pa.Table, source: str) -> str | None:
     """The kind of a source's documents, None if it has none. Raises RecipeError if there are several."""
-    kinds = frame["kind"].unique().sort().to_list()
+    found = each(
+        lambda piece: pc.unique(piece.read(["kind"])["kind"]).cast(pa.string()).to_pylist(), pieces(catalog)
+    )
+    kinds = sorted({kind for part in found for kind in part})
     if len(kinds) > 1:
         raise RecipeError(f"catalog of '{source}': documents of several kinds: {', '.join(kinds)}")
     return kinds[0] if kinds else None
 
 
-def line_cells(recipe: Recipe, catalogs: Catalogs) -> dict[int, list[Cell]]:
-    """The cells of each line that takes documents, by the line's place in the recipe.
+def _axes(lines: Iterator[Line]) -> tuple[str, ...]:
+    """What the profiles of a source tell: only what some line filters or divides by."""
+    wanted = set()
+    for line in lines:
+        wanted |= {AXIS_OF[axis] for axis in bucket_axes(line)}
+        wanted |= {AXIS_OF[name] for name in ("topic", "language", "length", "quality") if getattr(line, name)}
+        wanted |= {"vigintile"} if line.upsample else set()
+    return tuple(axis for axis in AXES if axis in wanted)
 
-    Raises RecipeError where two lines may take the same document, or the same bucket of a source.
+
+def bucket_axes(line: Line) -> tuple[str, ...]:
+    """What a line's buckets go by: what it says, else quality or length where it filters by them."""
+    if line.by:
+        return line.by
+    return ("quality",) if line.quality or line.upsample else ("length",) if line.length else ()
+
+
+def bucket_of(line: Line, profile: Mapping) -> str:
+    """The bucket of a profile: vigintile (q01 to q20) or length bucket, or "all"; whatever the line goes by.
+
+    The line's label, or else its topics and its languages, come before it ("law/q20"), so that each topic may have
+    a line of its own.
     """
-    cells: dict[int, list[Cell]] = {place: [] for place, line in enumerate(recipe.lines) if line.source}
-    for source in recipe.sources():
-        frame = read_catalog(catalogs, source, [*DOCUMENT_KEY, *FILTERED_BY]).with_row_index("place")
-        takers: dict[int, pl.DataFrame] = {}
-        for place, line in enumerate(recipe.lines):
-            if source in line.source:
-                takers[place] = eligible(frame, recipe, line, source).select("place", "bucket", "tokens")
-                cells[place] += _count(takers[place], line, source, kind_of(frame, source) or "text")
-        _require_disjoint(recipe, source, takers, cells)
-    return cells
+    axes, parts = bucket_axes(line), [line.label] if line.label else []
+    for axis, names in (("topic", line.topic), ("language", line.language)):
+        if axis in axes:
+            parts.append(profile[axis] or "none")
+        elif names and not line.label:
+            parts.append("+".join(names))
+    if "quality" in axes:
+        parts.append(f"q{profile['vigintile']:02d}" if profile["vigintile"] else "unscored")
+    if "length" in axes:
+        parts.append(profile["length_bucket"])
+    return "/".join(parts if {"quality", "length"} & set(axes) else [*parts, WHOLE_SOURCE])
 
 
-def unfiltered_tokens(recipe: Recipe, line: Line, catalogs: Catalogs) -> int:
-    """Tokens of a line's sources without its filters."""
-    bare = line.model_copy(
-        update={"quality": None, "length": (), "language": (), "topic": (), "gzip": None, "upsample": None}
-    )
-    frames = (
-        eligible(read_catalog(catalogs, source, FILTERED_BY), recipe, bare, source) for source in line.source
-    )
-    return sum(int(frame["tokens"].sum()) for frame in frames)
+def _bucket_order(bucket: str) -> tuple:
+    before, _, last = bucket.rpartition("/")
+    place = LENGTH_BUCKETS.index(last) if last in LENGTH_BUCKETS else -1
+    return before, place, last
 
 
-def gzip_notes(recipe: Recipe, catalogs: Catalogs) -> list[str]:
-    """What the gzip cut of each line did to each of its sources."""
-    notes = []
-    for place, line in enumerate(recipe.lines):
-        for source in line.source if line.gzip else ():
-            frame = read_catalog(catalogs, source, [*DOCUMENT_KEY, *FILTERED_BY])
-            rows = eligible(frame, recipe, line.model_copy(update={"gzip": None}), source)
-            notes.append(f"lines.{place} ({source}): {describe_cut(rows, inside_cut(rows, line.gzip))}")
-    return notes
-
-
-def _count(rows: pl.DataFrame, line: Line, source: str, kind: str) -> list[Cell]:
-    """Cells in the order of their buckets. A pool of nothing is one cell of nothing: the account shows it."""
-    counted = {
-        bucket: (documents, tokens)
-        for bucket, documents, tokens in rows.group_by("bucket").agg(pl.len(), pl.col("tokens").sum()).iter_rows()
-    }
-    topics = topics_of(line)
-    places = {f"{topics}{bucket}": place for place, bucket in enumerate(LENGTH_BUCKETS)}
-    buckets = sorted(counted, key=lambda bucket: (places[bucket] if line.length else 0, bucket))
-    if not buckets:
-        empty = line.length[0] if line.length else "q20" if line.quality or line.upsample else WHOLE_SOURCE
-        return [Cell(source, topics + empty, kind, 0, 0)]
-    return [Cell(source, bucket, kind, *counted[bucket]) for bucket in buckets]
-
-
-def _require_disjoint(
-    recipe: Recipe, source: str, takers: dict[int, pl.DataFrame], cells: dict[int, list[Cell]]
-) -> None:
-    if len(takers) < 2:
-        return
-    names = ", ".join(f"lines.{place} ({recipe.lines[place].name})" for place in takers)
-    advice = "split them by quality or by length, without overlap, or make them one line"
-    places = pl.concat([rows["place"] for rows in takers.values()])
-    if shared := len(places) - places.n_unique():
-        raise RecipeError(f"{names} may take the same {shared} documents of '{source}': {advice}")
-    buckets = [cell.bucket for place in takers for cell in cells[place] if cell.source == source]
-    if twice := sorted({bucket for bucket in buckets if buckets.count(bucket) > 1}):
-        raise RecipeError(f"{names} take the same buckets of '{source}' ({', '.join(twice)}): {advice}")
+def unfiltered_tokens(pool: Pool, line: Line) -> int:
+    """Tokens of a pool without a line's filters, as the line's profiles know them."""
+    name = next((pool.tokens[place] for place, one in pool.lines.items() if one is line), "tokens")
+    return int(pool.counts[f"tokens:{name}"].sum() or 0) if len(pool.counts) else 0

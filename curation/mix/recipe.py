@@ -2,20 +2,23 @@
 
 A recipe has lines; a line takes documents of one source (or of several, in proportion to their pools) or rows of
 another mix, by exactly one rule: a share of the budget, tokens, a fraction of the pool, the whole, the remainder.
+A line may have lines itself: they divide its tokens by the same rules, and have its source and filters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from curation.config import Count, Share, Strict, load_config
+from curation.config import Count, Share, Strict, load_located, place_of
 from curation.files import json_hash
+from curation.mix.filters import Bounds, GzipCut, Names, Upsample, Vigintiles, exact
 from curation.preference.admit import Pairs
 from curation.preference.margin import Margin
 from curation.schema import LENGTH_BUCKETS
@@ -25,6 +28,10 @@ Kind = Literal["pretrain", "midtrain", "long-context", "instruction", "preferenc
 Rendering = Literal["none", "chat", "chat_plain", "pair"]
 RENDERINGS = get_args(Rendering)
 AMOUNTS = ("share", "tokens", "fraction", "whole", "remainder")
+FILTERS = ("quality", "length", "language", "topic", "where", "gzip")
+# What the lines within a line have of it, unless they say otherwise.
+HANDED_DOWN = ("source", *FILTERS, "by", "upsample", "max_repeats", "transform", "margin")
+Axis = Literal["topic", "language", "quality", "length"]
 SHARES_TOLERANCE = Fraction(1, 1000)  # published shares are rounded: they may miss 1 by this much
 
 # The transform of a document, by kind of document, where a line names none. Chat in a base model's mix is plain
@@ -35,41 +42,6 @@ DEFAULT_TRANSFORM: dict[str, dict[str, Rendering]] = {
     "preference": {"pairs": "pair"},
 }
 ALLOWED_TRANSFORMS = {"text": ("none",), "chat": ("chat", "chat_plain"), "pairs": ("pair",)}
-
-
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | tuple[str, ...])]
-
-
-class Vigintiles(Strict):
-    """Quality filter: vigintiles of the source's tokens by quality, 1 (worst) to 20 (best)."""
-
-    min_vigintile: int = Field(1, ge=1, le=20)
-    max_vigintile: int = Field(20, ge=1, le=20)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Vigintiles:
-        if self.min_vigintile > self.max_vigintile:
-            raise ValueError(f"min_vigintile {self.min_vigintile} is above max_vigintile {self.max_vigintile}")
-        return self
-
-
-class GzipCut(Strict):
-    """Compressibility filter: shares of a source's documents, by the gzip ratio (compressed / original bytes)."""
-
-    drop_lowest: Share = Field(0.2, ge=0, lt=1)  # the most compressible
-    drop_highest: Share = Field(0.2, ge=0, lt=1)  # the least compressible
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> GzipCut:
-        if exact(self.drop_lowest) + exact(self.drop_highest) >= 1:
-            raise ValueError(
-                f"drop_lowest {self.drop_lowest:g} and drop_highest {self.drop_highest:g} drop everything"
-            )
-        return self
 
 
 class Transforms(Strict):
@@ -83,31 +55,31 @@ class Transforms(Strict):
         return self.fim.name
 
 
-class Upsample(Strict):
-    """Quality-aware upsampling: nothing below the cut, then a rate that rises up to the line's max_repeats."""
-
-    cut: Share = Field(0.4, ge=0, lt=1)  # share of the pool's tokens, worst first, that is left out
-
-
 class Line(Strict):
     """One line of a recipe."""
 
     source: Names = ()
     mix: str | None = None  # take rows of this mix instead (replay)
-    share: Share | None = Field(None, gt=0, le=1)  # of the budget
+    share: Share | None = Field(None, gt=0, le=1)  # of the budget, or of the tokens of the line around it
     tokens: Count | None = Field(None, gt=0)
     fraction: Share | None = Field(None, gt=0)  # of each source's pool; above 1 repeats
     whole: Literal[True] | None = None  # every document once
     remainder: Literal[True] | None = None  # what the other lines leave of the budget
+    min_tokens: Count | None = Field(None, gt=0)  # floor of a share or a remainder
+    min_repeats: float | None = Field(None, gt=0)  # floor, in pools
     max_repeats: float = Field(1.0, gt=0, le=1000)  # how often a pool's tokens may be taken
     quality: Vigintiles | None = None
     length: Names = ()
     language: Names = ()
     topic: Names = ()
+    where: dict[str, Bounds] = Field(default_factory=dict)  # by any column of the catalog or the measurements
     gzip: GzipCut | None = None  # of what the other filters leave of each source
+    by: tuple[Axis, ...] = ()  # what the account's buckets go by; quality and length filters go by themselves
+    label: str | None = Field(None, pattern=r"^[^/:]+$")  # of its buckets, instead of its topics and languages
     upsample: Upsample | None = None
     margin: Margin | None = None  # of pairs: how much better the chosen answer is, from their metadata
     transform: Rendering | Transforms | None = None  # of chat: chat or chat_plain; of text: {fim: {...}}
+    lines: tuple[Line, ...] = ()  # how this line's tokens are divided
 
     @field_validator("length")
     @classmethod
@@ -119,38 +91,89 @@ class Line(Strict):
 
     @model_validator(mode="after")
     def _one_rule(self) -> Line:
-        if bool(self.source) == bool(self.mix):
+        if (self.source or not self.lines) and bool(self.source) == bool(self.mix):
             raise ValueError("give either source or mix")
         if len(set(self.source)) < len(self.source):
             raise ValueError("a source is named twice")
         given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(AMOUNTS)}; found {', '.join(given) or 'none'}")
-        of_documents = [
-            name for name in ("quality", "length", "language", "topic", "gzip", "upsample") if getattr(self, name)
-        ]
-        of_rows = [name for name in ("transform", "margin") if getattr(self, name)]
-        if self.mix and (of_documents or of_rows):
-            extra = [*of_documents, *of_rows]
-            raise ValueError(f"a line that takes a mix takes its rows as they are: remove {', '.join(extra)}")
-        if self.mix and given not in (["share"], ["tokens"]):
-            raise ValueError(f"a line that takes a mix takes a share or tokens of it, not {given[0]}")
-        if self.upsample and len(self.source) > 1:
-            raise ValueError("upsample goes by one source's quality: give each source its own line")
-        if self.upsample and (self.length or self.whole or self.fraction):
-            raise ValueError("upsample goes with share, tokens or remainder, and without length")
-        if self.upsample and self.max_repeats <= 1:
-            raise ValueError("upsample needs max_repeats above 1: it is the rate that the best bucket may reach")
-        if self.quality and self.length:
-            raise ValueError("a line's buckets are by quality or by length; split the line")
+        self._mix_is_taken_as_it_is(given[0])
+        self._upsamples_one_pool()
+        if self.quality and self.length and not self.by:
+            raise ValueError("a line's buckets are by quality or by length; split the line, or say `by`")
         if (self.fraction or 0) > self.max_repeats or (self.whole and self.max_repeats < 1):
             raise ValueError(f"more than max_repeats {self.max_repeats} of the pool is asked for")
+        self._has_a_floor_that_can_be(given[0])
+        if self.lines:
+            if self.mix:
+                raise ValueError("the rows of a mix are not divided; remove lines")
+            divides(self.lines, True)
         return self
+
+    def _mix_is_taken_as_it_is(self, amount: str) -> None:
+        others = (*FILTERS, "upsample", "by", "label", "transform", "margin")
+        if self.mix and (extra := [name for name in others if getattr(self, name)]):
+            raise ValueError(f"a line that takes a mix takes its rows as they are: remove {', '.join(extra)}")
+        if self.mix and amount not in ("share", "tokens"):
+            raise ValueError(f"a line that takes a mix takes a share or tokens of it, not {amount}")
+
+    def _upsamples_one_pool(self) -> None:
+        if not self.upsample:
+            return
+        if len(self.source) > 1:
+            raise ValueError("upsample goes by one source's quality: give each source its own line")
+        if (self.length or self.whole or self.fraction or self.by not in ((), ("quality",))) and not self.lines:
+            raise ValueError("upsample goes with share, tokens or remainder, without length, and by quality alone")
+        if self.max_repeats <= 1:
+            raise ValueError("upsample needs max_repeats above 1: it is the rate that the best bucket may reach")
+
+    def _has_a_floor_that_can_be(self, amount: str) -> None:
+        if self.min_tokens and amount not in ("share", "remainder"):
+            raise ValueError(f"min_tokens is a floor of a share or a remainder, not of {amount}")
+        if self.min_repeats and (self.mix or self.upsample or amount in ("fraction", "whole")):
+            raise ValueError("min_repeats goes with share, tokens or remainder of a source, without upsample")
+        if (self.min_repeats or 0) > self.max_repeats:
+            raise ValueError(f"min_repeats {self.min_repeats:g} is above max_repeats {self.max_repeats:g}")
 
     @property
     def name(self) -> str:
         """How messages call the line."""
-        return f"mix:{self.mix}" if self.mix else "+".join(self.source)
+        own = f"mix:{self.mix}" if self.mix else "+".join(self.source)
+        return " ".join(filter(None, [own, self.label or "+".join((*self.topic, *self.language))])) or "group"
+
+    def leaves(self, at: str) -> Iterator[tuple[str, Line]]:
+        """The lines that take something: itself, or those within it, each with its place ("lines.0.lines.3")."""
+        if not self.lines:
+            yield at, self
+        for number, line in enumerate(self.lines):
+            yield from line.leaves(f"{at}.lines.{number}")
+
+
+def divides(lines: Sequence[Line], budget: bool, underfill: bool = False) -> None:
+    """Raise ValueError unless these lines can divide a budget, or stand without one."""
+    relative = [line.name for line in lines if line.share is not None or line.remainder]
+    if relative and not budget:
+        raise ValueError(f"lines {', '.join(relative)} are parts of a budget: give budget, in tokens")
+    total = sum((exact(line.share) for line in lines if line.share is not None), Fraction(0))
+    if total > 1 + SHARES_TOLERANCE:
+        raise ValueError(f"the shares add up to {float(total):.4%}, which is more than the budget")
+    if all(line.share is not None for line in lines) and total < 1 - SHARES_TOLERANCE and not underfill:
+        raise ValueError(f"the shares add up to {float(total):.4%}: raise them or add a remainder line")
+
+
+def _handed_down(line: Any) -> Any:
+    """A line as it was read, its lines with what they have of it."""
+    if not isinstance(line, dict) or not isinstance(line.get("lines"), list | tuple):
+        return line
+    given = {key: line[key] for key in HANDED_DOWN if line.get(key) is not None}
+    lines = [
+        _handed_down(given | {key: value for key, value in child.items() if value is not None})
+        if isinstance(child, dict) and not child.get("mix")
+        else child
+        for child in line["lines"]
+    ]
+    return line | {"lines": lines}
 
 
 class Recipe(Strict):
@@ -163,43 +186,57 @@ class Recipe(Strict):
     budget: Count | None = Field(None, gt=0)
     sequence_length: int | None = Field(None, gt=0)  # at which occurrences are cut into fragments
     on_shortage: Literal["error", "take_all"] = "error"
+    underfill: Literal[True] | None = None  # the shares do not fill the budget, and are not meant to
     pairs: Pairs | None = None  # of a preference mix: which pairs it may take
     exact: bool = False  # cut the last document of each line and bucket, so that its tokens are met to the token
+    without: Names = ()  # mixes whose documents it never takes: a held-out set made by a recipe of its own
     lines: tuple[Line, ...] = Field(min_length=1)
+
+    _places: dict[tuple, str] = PrivateAttr(default_factory=dict)  # in the file it was read from
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_down(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("lines"), list | tuple):
+            return data | {"lines": [_handed_down(line) for line in data["lines"]]}
+        return data
 
     @model_validator(mode="after")
     def _adds_up(self) -> Recipe:
-        relative = [line.name for line in self.lines if line.share is not None or line.remainder]
-        if relative and self.budget is None:
-            raise ValueError(f"lines {', '.join(relative)} are parts of a budget: give budget, in tokens")
-        mixes = [line.mix for line in self.lines if line.mix]
+        divides(self.lines, self.budget is not None, bool(self.underfill))
+        mixes = [line.mix for line in self.leaves().values() if line.mix]
         if len(set(mixes)) < len(mixes) or self.name in mixes:
             raise ValueError("a mix is taken by one line at most, and never by itself")
-        if self.kind != "preference" and (self.pairs or any(line.margin for line in self.lines)):
+        if set(self.without) & {*mixes, self.name}:
+            raise ValueError("without names mixes whose documents are not taken: it cannot be one that is")
+        margins = any(line.margin for line in self.leaves().values())
+        if self.kind != "preference" and (self.pairs or margins):
             raise ValueError(f"pairs and margin are of preference mixes; this one is of kind {self.kind}")
         if self.exact and self.kind in DEFAULT_TRANSFORM:
             raise ValueError(f"exact: the documents of a mix of kind {self.kind} are not cut; leave it out")
-        total = sum((exact(line.share) for line in self.lines if line.share is not None), Fraction(0))
-        if total > 1 + SHARES_TOLERANCE:
-            raise ValueError(f"the shares add up to {float(total):.4%}, which is more than the budget")
-        if all(line.share is not None for line in self.lines) and total < 1 - SHARES_TOLERANCE:
-            raise ValueError(f"the shares add up to {float(total):.4%}: raise them or add a remainder line")
         return self
 
+    def leaves(self) -> dict[str, Line]:
+        """The lines that take something, by their place in the recipe ("lines.0", "lines.1.lines.3")."""
+        return dict(leaf for n, line in enumerate(self.lines) for leaf in line.leaves(f"lines.{n}"))
+
     def parents(self) -> list[str]:
-        """The mixes whose rows it takes, sorted."""
-        return sorted(line.mix for line in self.lines if line.mix)
+        """The mixes whose rows it takes or leaves out, sorted."""
+        return sorted({*self.without, *(line.mix for line in self.leaves().values() if line.mix)})
 
     def sources(self) -> list[str]:
         """The sources whose documents it takes itself, sorted."""
-        return sorted({source for line in self.lines for source in line.source})
+        return sorted({source for line in self.leaves().values() for source in line.source})
+
+    def where(self, place: str) -> str:
+        """A line for messages: its place in the recipe, after file, line and column where they are known."""
+        at = tuple(int(part) if part.isdigit() else part for part in place.split("."))
+        known = place_of(at, self._places, "")
+        return f"{known}: {place}" if known else place
 
     def text(self) -> str:
         """The recipe in canonical YAML: what the manifest holds. The pipeline's path is no part of it."""
-        literals = self.model_dump(mode="json", exclude={"pipeline"}, exclude_none=True)
-        literals["lines"] = [
-            {key: value for key, value in line.items() if value != []} for line in literals["lines"]
-        ]
+        literals = _without_empty(self.model_dump(mode="json", exclude={"pipeline"}, exclude_none=True))
         return yaml.safe_dump(literals, sort_keys=False, allow_unicode=True, width=math.inf)
 
     @property
@@ -209,7 +246,7 @@ class Recipe(Strict):
 
     def transforms(self) -> dict[str, list[str]]:
         """The transforms with settings, sorted, by source: their tokens are counted before the mix is planned."""
-        wanted = [(source, line) for line in self.lines for source in line.source]
+        wanted = [(source, line) for line in self.leaves().values() for source in line.source]
         found: dict[str, set[str]] = {}
         for source, line in wanted:
             if isinstance(line.transform, Transforms):
@@ -240,11 +277,14 @@ class Recipe(Strict):
         return chosen
 
 
-def exact(number: float) -> Fraction:
-    """The decimal that a person wrote: 0.1 is 1/10, not the nearest binary fraction."""
-    return Fraction(repr(number))
+def _without_empty(value: Any) -> Any:
+    """Without keys whose value is an empty list or mapping; a filter without keys of its own stays."""
+    if isinstance(value, dict):
+        return {key: _without_empty(child) for key, child in value.items() if child != [] and child != {}}
+    return [_without_empty(child) for child in value] if isinstance(value, list) else value
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe file. `overrides` are "dotted.key=value". Raises curation.config.ConfigError."""
-    return load_config(path, Recipe, overrides)
+    recipe, recipe._places = load_located(path, Recipe, overrides)
+    return recipe

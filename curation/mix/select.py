@@ -61,30 +61,6 @@ def exact_copies_of(
     return (copies, int(candidates[0]), cut) if cut and len(candidates) else (copies, -1, 0)
 
 
-def select_documents(
-    rows: pl.DataFrame, targets: dict[str, int], source: str, kind: str, seed: int, exact: bool = False
-) -> pl.DataFrame:
-    """Manifest rows of one source. `rows`: the eligible documents with id, shard, row, bucket, tokens, transform.
-    `targets`: tokens by bucket. The key depends on the seed and the kind of mix alone, so two mixes of a kind,
-    with other names or budgets, draw the same documents first.
-    `exact` cuts a document of each bucket, so that its target is met to the token.
-    """
-    rows = rows.sort("id", "shard", "row")
-    hashes = _hashes(rows, key_of(seed, f"select/{kind}"))
-    copies = np.zeros(len(rows), np.int64)
-    cuts: dict[int, int] = {}  # tokens to take of one more copy, by place
-    buckets, tokens = rows["bucket"].to_numpy(), rows["tokens"].to_numpy()
-    cuttable = rows["transform"].is_in(list(CUT)).to_numpy()
-    for bucket, target in targets.items():
-        own = np.flatnonzero(buckets == bucket) if len(targets) > 1 else np.arange(len(rows))
-        if exact:
-            copies[own], place, cut = exact_copies_of(hashes[own], tokens[own], target, cuttable[own])
-            cuts |= {int(own[place]): cut} if cut else {}
-        else:
-            copies[own] = copies_of(hashes[own], tokens[own], target)
-    return _finish(_with_cuts(rows.with_columns(copies=pl.Series(copies), source=pl.lit(source)), cuts), seed)
-
-
 def select_occurrences(rows: pl.DataFrame, target: int, kind: str, seed: int, exact: bool = False) -> pl.DataFrame:
     """Manifest rows drawn from another manifest's `rows` (of one source), `target` tokens in all.
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from curation.chat import DOCUMENT_COLUMNS, plain_texts
 from curation.keys import key_of, keyed_hash
 from curation.ledger import alive
+from curation.mix.filters import exact
 from curation.mix.manifest import Manifest
-from curation.mix.recipe import exact
 from curation.mix.solve import water_fill
 from curation.schema import require_same_ids
 from curation.shards import Picks, batches, pick

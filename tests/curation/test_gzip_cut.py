@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from curation.mix.filters import GzipCut
 from curation.mix.gzip_cut import inside_cut
-from curation.mix.plan import RecipeError, plan
-from curation.mix.recipe import GzipCut, Line, Recipe
+from curation.mix.plan import plan
+from curation.mix.recipe import Line, Recipe
+from curation.mix.rows import RecipeError
 from curation.schema import CATALOG
 
 RATIOS = st.lists(st.none() | st.sampled_from([0.2, 0.4, 0.4000001, 0.9]) | st.floats(0.01, 1.2), max_size=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from curation.keys import key_of, keyed_hash, split_ids
+from curation.keys import join_ids, key_of, keyed_hash, split_ids
 
 IDS = [f"{n:032x}" for n in (0, 1, 1 << 64, (1 << 128) - 1)]
 
@@ -34,3 +34,10 @@ def test_no_ids_have_no_halves(none):
 def test_what_is_no_id_is_an_error(wrong):
     with pytest.raises(ValueError, match=r"32 hex digits|hexadecimal"):
         split_ids(wrong)
+
+
+def test_halves_join_to_the_ids_they_are_of():
+    assert join_ids(*split_ids(IDS)).to_pylist() == IDS
+    assert join_ids(*split_ids([one.upper() for one in IDS])).to_pylist() == IDS
+    part = pa.array(["", *IDS, None], pa.string()).slice(1, 4)  # of a longer array: its offsets begin later
+    assert join_ids(*split_ids(part)).to_pylist() == IDS

@@ -16,8 +16,9 @@ from curation.executor import LocalExecutor
 from curation.mix.build import mix
 from curation.mix.diff import diff
 from curation.mix.manifest import load_manifest, verify_manifest
-from curation.mix.plan import InfeasibleError, RecipeError, plan
+from curation.mix.plan import InfeasibleError, plan
 from curation.mix.recipe import Recipe
+from curation.mix.rows import RecipeError
 from curation.schema import CATALOG
 from curation.steps import Context, StepOutput, step
 

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from curation.mix import plan as plan_module
-from curation.mix import pool as pool_module
+from curation.mix import draw as draw_module
+from curation.mix import ends as ends_module
 from curation.mix import select as select_module
-from curation.mix.manifest import MANIFEST, SORTED_BY, Manifest, load_manifest, write_manifest
-from curation.mix.plan import InfeasibleError, Plan, RecipeError, manifest_rows, plan
+from curation.mix.manifest import MANIFEST, Manifest, load_manifest, write_manifest
+from curation.mix.plan import InfeasibleError, Plan, manifest_rows, plan
+from curation.mix.pool import Pool
 from curation.mix.recipe import Recipe
+from curation.mix.rows import RecipeError
 from curation.schema import CATALOG
 
 HEAD = {
@@ -91,6 +93,10 @@ def broken_promises(planned: Plan, catalogs: dict[str, pa.Table]) -> set[str]:
             broken.add("account")
     if taken:
         broken.add("account")
+    for line in planned.lines:
+        rows = [d["tokens"] for d in known.values() if d["source"] in line["name"].replace("+", " ").split()]
+        if abs(line["error_tokens"]) > max(rows, default=0):
+            broken.add("line")
     return broken
 
 
@@ -163,7 +169,7 @@ def shuffled(catalogs: dict[str, pa.Table], seed: int) -> dict[str, pa.Table]:
 
 
 def same_rows(one: Plan, two: Plan) -> bool:
-    return one.account == two.account and one.rows.sort(SORTED_BY).equals(two.rows.sort(SORTED_BY))
+    return one.account == two.account and one.rows.equals(two.rows)
 
 
 FIXED = {"a": catalog("a", 300), "b": catalog("b", 300)}
@@ -179,26 +185,34 @@ def test_the_fixed_world_keeps_its_promises():
 
 
 def keep_holdout(monkeypatch):
-    original = pool_module.eligible
-    blind = lambda frame, *rest: original(frame.with_columns(holdout=pl.lit(False)), *rest)  # noqa: E731
-    monkeypatch.setattr(pool_module, "eligible", blind)
-    monkeypatch.setattr(plan_module, "eligible", blind)
+    monkeypatch.setattr(Pool, "held", lambda self, table: np.zeros(len(table), bool))
 
 
 def miss_by_documents(monkeypatch):
-    original = select_module.prefix_to
-    monkeypatch.setattr(select_module, "prefix_to", lambda tokens, target: max(0, original(tokens, target) - 3))
+    original = ends_module.prefix_to
+    monkeypatch.setattr(ends_module, "prefix_to", lambda tokens, target: max(0, original(tokens, target) - 3))
 
 
 def copy_too_often(monkeypatch):
-    def greedy(hashes, tokens, target):
-        return np.where(np.arange(len(tokens)) < 5, target // 5 // np.maximum(tokens, 1), 0)
+    greedy = lambda cells, *rest: np.where(cells >= 0, np.where(np.arange(len(cells)) < 50, 9, 0), 0)  # noqa: E731
+    monkeypatch.setattr(draw_module, "_copies", greedy)
 
-    monkeypatch.setattr(select_module, "copies_of", greedy)
+
+def forget_to_count(monkeypatch):
+    original = ends_module.CellDraw.counts
+    less = lambda self, sequence: original(self, sequence) | {"documents": 1}  # noqa: E731
+    monkeypatch.setattr(ends_module.CellDraw, "counts", less)
 
 
 @pytest.mark.parametrize(
-    ("plant", "promise"), [(keep_holdout, "holdout"), (miss_by_documents, "target"), (copy_too_often, "cap")]
+    ("plant", "promise"),
+    [
+        (keep_holdout, "holdout"),
+        (miss_by_documents, "target"),
+        (miss_by_documents, "line"),
+        (copy_too_often, "cap"),
+        (forget_to_count, "account"),
+    ],
 )
 def test_planted_bugs_break_a_promise(monkeypatch, plant, promise: str):
     plant(monkeypatch)
@@ -207,9 +221,8 @@ def test_planted_bugs_break_a_promise(monkeypatch, plant, promise: str):
 
 def test_planted_selection_by_place_sees_the_order(monkeypatch):
     assert same_rows(plan(TWO_LINES, FIXED), plan(TWO_LINES, shuffled(FIXED, 1)))
-    by_place = lambda rows, key: rows["row"].to_numpy().astype(np.uint64)  # noqa: E731
-    monkeypatch.setattr(select_module, "_hashes", by_place)
-    monkeypatch.setattr(pl.DataFrame, "sort", lambda self, *names, **options: self)
+    by_place = lambda high, low, key: np.arange(len(high), dtype=np.uint64) << np.uint64(54)  # noqa: E731
+    monkeypatch.setattr(draw_module, "keyed_hash_of", by_place)
     one, two = plan(TWO_LINES, FIXED), plan(TWO_LINES, shuffled(FIXED, 1))
     monkeypatch.undo()
     assert not same_rows(one, two)
@@ -318,7 +331,7 @@ def test_choices_of_a_problem_make_it_feasible(extra: dict, budget: int):
     (problem,) = plan(
         recipe_of(line, {"source": "b", "remainder": True, "max_repeats": 99}, budget=budget), FIXED
     ).problems
-    assert (problem.line, problem.name) == (0, "a")
+    assert (problem.line, problem.name) == ("lines.0", "a")
     assert len(problem.choices) == 4 + bool(extra)
     for choice in problem.choices:
         assert feasible_after(choice, line, budget), choice
@@ -341,7 +354,7 @@ def test_choices_of_a_short_remainder(share: str):
 def test_an_error_line_does_not_swell_the_remainder():
     """Where a shortage is an error, the remainder is what the recipe as written leaves, and not blamed too."""
     lines = [{"source": "a", "share": "90%"}, {"source": "b", "remainder": True}]
-    assert [problem.line for problem in plan(recipe_of(*lines, budget=90_000), FIXED).problems] == [0]
+    assert [problem.line for problem in plan(recipe_of(*lines, budget=90_000), FIXED).problems] == ["lines.0"]
     taken = plan(recipe_of(*lines, budget=60_000, on_shortage="take_all"), FIXED)
     assert taken.account[1]["target_tokens"] == 60_000 - taken.account[0]["pool_tokens"]
 
@@ -373,7 +386,7 @@ def test_lines_that_take_the_same_documents():
         RecipeError, match=r"lines\.0 \(a\), lines\.1 \(a\) may take the same \d+ documents of 'a'"
     ):
         plan(recipe_of(*lines), FIXED)
-    lines = [{"source": "a", "fraction": 0.1, "language": name} for name in ("en", "de")]
+    lines = [{"source": "a", "fraction": 0.1, "where": {"bytes": bounds}} for bounds in ({"min": 99}, {"max": 98})]
     with pytest.raises(RecipeError, match="take the same buckets of 'a' \\(all\\)"):
         plan(recipe_of(*lines), FIXED)
     halves = [
@@ -449,7 +462,7 @@ def test_replay_takes_no_document_that_the_mix_has(parent: Manifest):
 def test_a_short_replay_is_a_problem_of_its_line(parent: Manifest):
     lines = [{"source": "b", "remainder": True}, {"mix": "mid", "tokens": 500_000}]
     planned = plan(recipe_of(*lines, budget=510_000, kind="long-context"), FIXED, {"mid": parent})
-    assert [(problem.line, problem.name) for problem in planned.problems] == [(1, "mix:mid")]
+    assert [(problem.line, problem.name) for problem in planned.problems] == [("lines.1", "mix:mid")]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(0, 4000))

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from curation.mix.curve import CurveError, above_cut, snap_cut, solve_curve
 from curation.mix.solve import apportion, water_fill
 
-CELLS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30)), min_size=1, max_size=6)
+CELLS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=6)
 
 
-def by_seats(weights, caps, total):
-    """Webster's method as it is defined: seats in order of (seat - 1/2) / weight, the first `total` of them."""
+def by_seats(weights, caps, total, floors):
+    """Webster's method as it is defined: seats in order of (seat - 1/2) / weight, the first `total` of them; those
+    of the floors come before all others."""
     seats = sorted(
-        (Fraction(2 * seat + 1, 2) / weight, place)
-        for place, (weight, cap) in enumerate(zip(weights, caps, strict=True))
-        if weight
-        for seat in range(cap)
+        (Fraction(2 * seat + 1, 2) / weight if seat >= floor else Fraction(-1), place)
+        for place, (weight, cap, floor) in enumerate(zip(weights, caps, floors, strict=True))
+        for seat in range(cap if weight else floor)
     )
     parts = [0] * len(weights)
     for _, place in seats[:total]:
@@ -32,9 +32,18 @@ def by_seats(weights, caps, total):
 
 @given(CELLS, st.data())
 def test_water_fill_is_the_first_seats(cells, data):
-    weights, caps = zip(*cells, strict=True)
-    total = data.draw(st.integers(0, sum(cap for weight, cap in cells if weight)))
-    assert water_fill(weights, caps, total) == by_seats(weights, caps, total)
+    weights, caps, floors = zip(*cells, strict=True)
+    floors = [min(pair) for pair in zip(caps, floors, strict=True)]
+    room = sum(cap if weight else floor for weight, cap, floor in zip(weights, caps, floors, strict=True))
+    total = data.draw(st.integers(sum(floors), room))
+    assert water_fill(weights, caps, total, floors) == by_seats(weights, caps, total, floors)
+
+
+def test_floors_and_caps_that_contradict_are_refused():
+    with pytest.raises(ValueError, match="a floor is above its cap"):
+        water_fill([1, 1], [5, 5], 8, [6, 0])
+    with pytest.raises(ValueError, match="2 tokens do not fit: the cells take 3 to 10"):
+        water_fill([1, 1], [5, 5], 2, [3, 0])
 
 
 def hamilton(weights, total):
