@@ -37,6 +37,12 @@ texts = st.one_of(
     st.text(max_size=120),
     st.text("aB_9 .\né世ก้ไ\u0301İΣ𝒳", max_size=80),
     st.lists(st.text("abcXYZ0é", min_size=1, max_size=20), max_size=30).map(" ".join),
+    st.lists(
+        st.sampled_from(
+            [*"aZ_9 .\n@[`{", "eight888", "NineChars", "a_long_Word" * 7, " " * 70, "it’s", "世界", "é"]
+        ),
+        max_size=60,
+    ).map("".join),
 )
 
 
@@ -48,12 +54,31 @@ def by_datasketch(text: str, scheme: Scheme) -> np.ndarray:
 
 
 def shingle_hashes(text: str, ngram: int, capacity: int = 4096) -> list[int]:
-    data = np.frombuffer(text.encode() or b" ", np.uint8)
+    """By the kernel, which reads on where more bytes follow: letters, that must not be taken for the text's."""
+    end = len(text.encode())
+    data = np.frombuffer(text.encode() + b"X" * 99, np.uint8)
     found, out = np.empty(capacity, np.uint64), np.empty(capacity, np.uint64)
-    count, position = hash_words(data, 0, len(data), TABLES, found, 0)
-    assert position == len(data)
+    count, position = hash_words(data, 0, end, TABLES, found, 0)
+    assert position == end
+    exact, _ = hash_words(data[: max(1, end)], 0, end, TABLES, out, 0)  # nothing follows
+    assert exact == count
+    np.testing.assert_array_equal(out[:exact], found[:count])
     roll(found, count, ngram, out)
     return [int(h) for h in out[: max(0, count - ngram + 1)]]
+
+
+@settings(deadline=None)
+@given(texts, st.integers(1, 5))
+def test_a_full_buffer_is_gone_on_from_where_it_was_full(text, room):
+    data = np.frombuffer(text.encode() + b"X" * 99, np.uint8)
+    end, position, count, found = len(data) - 99, 0, -1, []
+    buffer = np.empty(room, np.uint64)
+    while count:
+        count, position = hash_words(data, position, end, TABLES, buffer, 0)
+        found += buffer[:count].tolist()
+    whole = np.empty(4096, np.uint64)
+    count, _ = hash_words(data, 0, end, TABLES, whole, 0)
+    assert found == whole[:count].tolist()
 
 
 @settings(deadline=None)
