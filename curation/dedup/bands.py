@@ -1,8 +1,9 @@
 """Locality-sensitive hashing: documents that agree on all rows of a band fall into one bucket.
 
 Each shard writes the keys of its documents' bands, sorted. A partition is a range of key values: it reads its
-slice of every shard's file, sorts it, and pairs up the documents of each bucket. Buckets never cross partitions,
-so neither their number nor the order of shards changes a result.
+slice of every shard's file, sorts it, and keeps what is not alone with its key; of those documents the members of
+each bucket are paired. Buckets never cross partitions, so neither their number nor the order of shards changes a
+result.
 """
 
 from __future__ import annotations
@@ -18,19 +19,41 @@ from curation.dedup.minhash import Scheme
 from curation.keys import mix64
 
 ENTRY = np.dtype([("key", "<u8"), ("document", "<u4")])  # one band of one document
+SHARED = np.dtype([("key", "<u8"), ("document", "<u8")])  # of a key that several have; by position of all files
 PAIRS_AT_ONCE = 1 << 22
 
 
-def band_entries(signatures: np.ndarray, documents: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """The bands of signatures uint32[n, permutations] of documents uint32[n]: ENTRY[n * bands], sorted by key.
+def band_keys(signatures: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """The keys of the bands of signatures uint32[n, permutations]: uint64[n, bands].
 
     A key is a 64-bit hash of the band's number and its rows, so the bands share one key space.
     """
     keys = np.empty((len(signatures), scheme.bands), np.uint64)
     _band_keys(np.ascontiguousarray(signatures), scheme.bands, scheme.rows, keys)
-    entries = np.empty(keys.size, ENTRY)
-    entries["key"], entries["document"] = keys.ravel(), np.repeat(documents, scheme.bands)
-    return entries[np.lexsort((entries["document"], entries["key"]))]
+    return keys
+
+
+def sorted_entries(keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """ENTRY (SHARED for documents of 64 bits) of keys uint64[n] and documents, sorted by both."""
+    order = np.argsort(keys)  # not stable, and several times as fast for that: equal keys are few
+    entries = np.empty(len(keys), ENTRY if documents.dtype == np.uint32 else SHARED)
+    keys, documents = keys[order], documents[order]
+    _settle(keys, documents)
+    entries["key"], entries["document"] = keys, documents
+    return entries
+
+
+@njit(nogil=True, cache=True)
+def _settle(keys, documents):
+    """Sort the documents of each run of equal keys."""
+    start = 0
+    while start < len(keys):
+        end = start + 1
+        while end < len(keys) and keys[end] == keys[start]:
+            end += 1
+        if end > start + 1:
+            documents[start:end] = np.sort(documents[start:end])
+        start = end
 
 
 @njit(nogil=True, cache=True)
@@ -44,24 +67,23 @@ def _band_keys(signatures, bands, rows, out):
 
 
 def read_partition(
-    files: list[Path], partition: int, partitions: int, names: list[np.ndarray] | None = None
+    files: list[Path], partition: int, partitions: int, firsts: list[int] | None = None
 ) -> np.ndarray:
     """The entries of one of `partitions` equal ranges of keys, from sorted files; sorted by key, then document.
 
-    `names`: of each file the array that a document's number in it is an index of; the value takes its place.
+    With `firsts` they are SHARED: a document's number becomes its position, the one of its file's first added.
     """
     width = -(-(1 << 64) // partitions)
-    slices = []
+    keys, documents = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64 if firsts is not None else np.uint32)]
     for place, file in enumerate(files):
         entries = np.load(file, mmap_mode="r")
-        keys = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
-        start = bisect_left(keys, partition * width)
-        part = np.array(entries[start : bisect_left(keys, (partition + 1) * width, start)])
-        if names is not None:
-            part["document"] = names[place][part["document"]]
-        slices.append(part)
-    merged = np.concatenate(slices) if slices else np.zeros(0, ENTRY)
-    return merged[np.lexsort((merged["document"], merged["key"]))]
+        column = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
+        start = bisect_left(column, partition * width)
+        part = entries[start : bisect_left(column, (partition + 1) * width, start)]
+        keys.append(np.array(part["key"]))
+        numbers = np.array(part["document"])
+        documents.append(numbers if firsts is None else numbers + np.uint64(firsts[place]))
+    return sorted_entries(np.concatenate(keys), np.concatenate(documents))
 
 
 def bucket_pairs(

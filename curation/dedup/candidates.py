@@ -1,4 +1,4 @@
-"""The pairs of documents that share a MinHash band: phases "bands" and "buckets" of fuzzy deduplication."""
+"""The pairs of documents that share a MinHash band: phases "bands", "share", "buckets" of fuzzy deduplication."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from curation.dedup.bands import band_entries, bucket_pairs, bucket_sizes, pairs_left_out, read_partition
-from curation.dedup.documents import SCRATCH, Documents, Shard, write_array
-from curation.dedup.minhash import Scheme
+from curation.dedup.bands import (
+    band_keys,
+    bucket_pairs,
+    bucket_sizes,
+    pairs_left_out,
+    read_partition,
+    sorted_entries,
+)
+from curation.dedup.documents import SCRATCH, Shard, living_rows, write_array
+from curation.dedup.scheme import Scheme
 from curation.dedup.settings import Dedup
-from curation.files import read_parquet
-from curation.steps import Build
+from curation.steps import Build, StepOutput
 
 PARTITION = 1 << 21  # band entries that a worker sorts at once
+SIGNATURES_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -44,37 +52,80 @@ class Proposal:
     entries: int
 
 
-def write_bands(build: Build, documents: Documents, shards: Sequence[Shard], scheme: Scheme) -> list[Bands]:
-    """Phase 2: the band entries of each shard, read from its measured signatures."""
-    units = {f"bands {shard.key}": (shard, _rows(documents, shard), scheme) for shard in shards}
-    results = build.map(_write_bands, units, "threads")
-    build.counts["without_signature"] = sum(result["without"] for result in results.values())
-    bands = []
-    for shard in shards:
-        part = documents.of_shard(shard)
-        bands.append(Bands(bands_file(build.folder, shard), part.start, part.stop - part.start))
-    return bands
+@dataclass(frozen=True)
+class Shared:
+    """The entries of keys that several documents have.
+
+    `files`: SHARED, one a partition. `entries`: of all documents, alone or not. `places`: the positions of the
+    documents in the files, rising; `firsts`: the positions at which the files of all entries begin, and their end.
+    """
+
+    files: list[Path]
+    entries: int
+    places: np.ndarray
+    firsts: list[int]
+
+    def by_file(self) -> list[np.ndarray]:
+        """Of each file of all entries the numbers of those of its documents that are in `places`, rising."""
+        bounds = np.searchsorted(self.places, self.firsts).tolist()
+        return [
+            self.places[start:end] - first
+            for first, start, end in zip(self.firsts, bounds, bounds[1:], strict=False)
+        ]
+
+
+def write_bands(
+    build: Build, shards: Sequence[Shard], rows: list[np.ndarray] | None, ledgers: list[StepOutput], scheme: Scheme
+) -> list[Bands]:
+    """Phase 1: the band entries of each shard, read from its measured signatures: of some rows of each, or of all
+    that no ledger has dropped."""
+    units = {
+        f"bands {shard.key}": (shard, rows[at] if rows is not None else None, ledgers, scheme)
+        for at, shard in enumerate(shards)
+    }
+    results = build.map(_write_bands, units, "threads").values()
+    build.counts["without_signature"] = sum(result["without"] for result in results)
+    paths = [bands_file(build.folder, shard) for shard in shards]
+    return consecutive(paths, [result["documents"] for result in results])
+
+
+def consecutive(paths: list[Path], documents: list[int]) -> list[Bands]:
+    """Files of entries whose documents' positions follow one another."""
+    ends = np.cumsum([0, *documents]).tolist()
+    return [Bands(*one) for one in zip(paths, ends, documents, strict=False)]
+
+
+def share(build: Build, bands: list[Bands]) -> Shared:
+    """Phase 2: of each partition of the key space the entries that are not alone with their key."""
+    entries = sum(len(np.load(one.path, mmap_mode="r")) for one in bands)
+    partitions = max(1, 1 << (entries // PARTITION).bit_length())
+    files, firsts = [one.path for one in bands], [one.first for one in bands]
+    units = {f"share {at} of {partitions}": (files, firsts, at, partitions) for at in range(partitions)}
+    build.map(_write_shared, units, "threads")
+    shared = [shared_file(build.folder, at) for at in range(partitions)]
+    end = bands[-1].first + bands[-1].documents if bands else 0
+    several = np.zeros(end, np.bool_)  # a byte a document: all that this machine holds of those that are alone
+    for path in shared:
+        several[np.load(path)["document"]] = True
+    return Shared(shared, entries, np.flatnonzero(several), [*firsts, end])
 
 
 def candidate_pairs(
-    build: Build, bands: list[Bands], number: np.ndarray, fresh: np.ndarray, settled: np.ndarray, config: Dedup
+    build: Build, shared: Shared, number: np.ndarray, fresh: np.ndarray, settled: np.ndarray, config: Dedup
 ) -> Proposal:
-    """Phase 3: the pairs that share a bucket and have not been compared.
+    """Phase 4: the pairs that share a bucket and have not been compared.
 
-    `number` is that of each position; `fresh` and `settled` are of each number: whether the document is new, and
-    whether it has been compared with every settled one that it shares a bucket with. A bucket of more than
-    `max_bucket` + 1 documents is large: of it, only new and settled ones take part.
+    `number` is that of each of `shared.places`; `fresh` and `settled` are of each number: whether the document is
+    new, and whether it has been compared with every settled one that it shares a bucket with. A bucket of more
+    than `max_bucket` + 1 documents is large: of it, only new and settled ones take part.
     """
-    entries = sum(len(np.load(one.path, mmap_mode="r")) for one in bands)
-    partitions = max(1, 1 << (entries // PARTITION).bit_length())
-    files = [one.path for one in bands]
-    names = [number[one.first : one.first + one.documents] for one in bands]
     units = {
-        f"buckets {at} of {partitions}": (files, names, at, partitions, fresh, settled, config.max_bucket)
-        for at in range(partitions)
+        f"buckets {at}": (path, shared.places, number, at, fresh, settled, config.max_bucket)
+        for at, path in enumerate(shared.files)
     }
     results = build.map(_write_pairs, units, "threads")
-    return _proposal(build, results, entries, [large_file(build.folder, at) for at in range(partitions)])
+    large = [large_file(build.folder, at) for at in range(len(shared.files))]
+    return _proposal(build, results, shared.entries, large)
 
 
 def kept_pairs(
@@ -108,6 +159,10 @@ def bands_file(folder: Path, shard: Shard) -> Path:
     return folder / SCRATCH / "bands" / f"{shard.key}.npy"
 
 
+def shared_file(folder: Path, partition: int) -> Path:
+    return folder / SCRATCH / "shared" / f"{partition:06d}.npy"
+
+
 def large_file(folder: Path, partition: int) -> Path:
     return folder / SCRATCH / "large" / f"{partition:06d}.npy"
 
@@ -116,31 +171,47 @@ def _pairs_file(folder: Path, round_: int, partition: int, run: int) -> Path:
     return folder / SCRATCH / "pairs" / f"{round_:03d}-{partition:06d}-{run:06d}.npy"
 
 
-def _rows(documents: Documents, shard: Shard) -> np.ndarray:
-    return documents.columns["row"][documents.of_shard(shard)]
+def _write_bands(
+    folder: Path, key: str, shard: Shard, rows: np.ndarray | None, ledgers: list[StepOutput], scheme: Scheme
+) -> dict[str, int]:
+    wanted = living_rows(shard, ledgers) if rows is None else rows
+    keys, documents, first = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)], 0
+    with pq.ParquetFile(shard.measured) as file:
+        for batch in file.iter_batches(SIGNATURES_AT_ONCE, columns=["minhash"], use_threads=False):
+            own = slice(*np.searchsorted(wanted, [first, first + len(batch)]))
+            column = batch.column(0).take(pa.array(wanted[own] - first))
+            signed = column.is_valid().to_numpy(zero_copy_only=False)
+            values = column.drop_null().flatten().to_numpy().reshape(-1, scheme.permutations)
+            keys.append(band_keys(values, scheme).ravel())
+            documents.append(np.repeat(np.arange(own.start, own.stop, dtype=np.uint32)[signed], scheme.bands))
+            first += len(batch)
+    entries = sorted_entries(np.concatenate(keys), np.concatenate(documents))
+    write_array(bands_file(folder, shard), entries)
+    return {"documents": len(wanted), "without": len(wanted) - len(entries) // scheme.bands}
 
 
-def _write_bands(folder: Path, key: str, shard: Shard, rows: np.ndarray, scheme: Scheme) -> dict[str, int]:
-    column = read_parquet(shard.measured, columns=["minhash"])["minhash"]
-    column = column.take(pa.array(rows))
-    signed = np.flatnonzero(column.is_valid().to_numpy()).astype(np.uint32)
-    values = pa.concat_arrays(column.drop_null().chunks or [pa.array([], column.type)]).flatten().to_numpy()
-    write_array(bands_file(folder, shard), band_entries(values.reshape(-1, scheme.permutations), signed, scheme))
-    return {"without": len(rows) - len(signed)}
+def _write_shared(
+    folder: Path, key: str, files: list[Path], firsts: list[int], at: int, partitions: int
+) -> dict[str, int]:
+    entries = read_partition(files, at, partitions, firsts)
+    shared = entries[bucket_sizes(entries["key"]) > 1]
+    write_array(shared_file(folder, at), shared)
+    return {"entries": len(entries), "shared": len(shared)}
 
 
 def _write_pairs(
     folder: Path,
     key: str,
-    files: list[Path],
-    names: list[np.ndarray],
+    path: Path,
+    places: np.ndarray,
+    number: np.ndarray,
     at: int,
-    partitions: int,
     fresh: np.ndarray,
     settled: np.ndarray,
     max_bucket: int,
 ) -> dict[str, int]:
-    entries = read_partition(files, at, partitions, names)
+    shared = np.load(path)
+    entries = sorted_entries(shared["key"].copy(), number[np.searchsorted(places, shared["document"])])
     large = bucket_sizes(entries["key"]) > max_bucket + 1
     write_array(large_file(folder, at), entries[large])
     new = fresh[entries["document"]]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +64,8 @@ class Shard:
 
 
 class Documents:
-    """Every document still alive, sorted by source, shard, row. About 60 bytes a document.
+    """Documents still alive, sorted by source, shard, row: all, or those that a stage has to compare. About 60
+    bytes each.
 
     `columns` are those of COLUMNS, each of shape (n,).
     """
@@ -92,8 +94,12 @@ class Documents:
 
     def ids(self, positions: np.ndarray) -> list[str]:
         """The ids of some documents, 32 hex digits each."""
-        high, low = self.columns["high"][positions].tolist(), self.columns["low"][positions].tolist()
-        return [f"{a:016x}{b:016x}" for a, b in zip(high, low, strict=True)]
+        return hex_ids(self.columns["high"][positions], self.columns["low"][positions])
+
+
+def hex_ids(high: np.ndarray, low: np.ndarray) -> list[str]:
+    """Ids of 32 hex digits from their halves."""
+    return [f"{a:016x}{b:016x}" for a, b in zip(high.tolist(), low.tolist(), strict=True)]
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -120,6 +126,11 @@ def list_shards(pools: Mapping[str, StepOutput], measured: Mapping[str, StepOutp
     return shards
 
 
+def living_rows(shard: Shard, ledgers: Iterable[StepOutput]) -> np.ndarray:
+    """The rows of a shard that no ledger has dropped, rising. int64"""
+    return np.flatnonzero(alive(ledgers, shard.source, shard.name, pq.read_metadata(shard.measured).num_rows))
+
+
 def gather(
     build: Build,
     sources: Iterable[str],
@@ -127,11 +138,19 @@ def gather(
     ledgers: Iterable[StepOutput],
     keep: Keep,
     exact: Exact | None = None,
+    only: Sequence[np.ndarray] | None = None,
 ) -> Documents:
-    """The documents that no ledger has dropped, with what the policy `keep` looks at and what `exact` compares."""
+    """The documents that no ledger has dropped, with what the policy `keep` looks at and what `exact` compares.
+
+    `only`: of each shard the places (rising) of some among its living documents; the others are left out.
+    """
     build.scratch(SCRATCH)
     ledgers = list(ledgers)
-    build.map(_gather, {f"gather {shard.key}": (shard, ledgers, keep.score, exact) for shard in shards}, "threads")
+    units = {
+        f"gather {shard.key}": (shard, ledgers, keep.score, exact, None if only is None else only[at])
+        for at, shard in enumerate(shards)
+    }
+    build.map(_gather, units, "threads")
     names = sorted(sources)
     parts = {name: [np.zeros(0, dtype)] for name, dtype in COLUMNS.items()}
     for shard in shards:
@@ -141,7 +160,11 @@ def gather(
         for column in table.column_names:
             parts[column].append(table[column].to_numpy())
     gathered_ = {name: arrays for name, arrays in parts.items() if len(arrays) > 1 or not shards}
-    return Documents(names, shards, {name: np.concatenate(arrays) for name, arrays in gathered_.items()})
+    columns = {}
+    for name in gathered_:  # the parts go as the whole comes: the columns are in memory once
+        columns[name] = np.concatenate(gathered_[name])
+        gathered_[name].clear()
+    return Documents(names, shards, columns)
 
 
 def gathered(folder: Path, shard: Shard) -> Path:
@@ -149,34 +172,42 @@ def gathered(folder: Path, shard: Shard) -> Path:
 
 
 def _gather(
-    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], score: str | None, exact: Exact | None
+    folder: Path,
+    key: str,
+    shard: Shard,
+    ledgers: list[StepOutput],
+    score: str | None,
+    exact: Exact | None,
+    only: np.ndarray | None,
 ) -> dict[str, int]:
-    hashed = [CONTENT] if exact and exact.measured else []
-    table = read_parquet(shard.measured, columns=["id", "bytes", *hashed])
-    pool = read_parquet(shard.pool, columns=["id", "created"])
+    rows = living_rows(shard, ledgers)
+    rows = rows if only is None else rows[only]
+    table = read_parquet(shard.measured, ["id", "bytes"])
+    pool = read_parquet(shard.pool, ["id", "created"])
     require_same_ids(pool["id"], table["id"], str(shard.measured))
-    rows = np.flatnonzero(alive(ledgers, shard.source, shard.name, len(table)))
-    high, low = split_ids(table["id"])
+    some = pa.array(rows)
+    high, low = split_ids(table["id"].take(some))
     columns = {
         "row": rows.astype(np.uint32),
         "bytes": table["bytes"].to_numpy().astype(np.uint64)[rows],
-        "created": parse_times(pool["created"])[rows],
-        "high": high[rows],
-        "low": low[rows],
+        "created": parse_times(pool["created"].take(some)),
+        "high": high,
+        "low": low,
     }
     if score:
         columns["score"] = scores(shard.pool, shard.measured, score, rows)
-    if hashed:
-        value_high, value_low = split_ids(table[CONTENT])
-        columns |= {"value_high": value_high[rows], "value_low": value_low[rows]}
-    elif exact:
-        by_text = exact.by == "text"
-        values = texts_of(shard.texts(rows)) if by_text else metadata(shard.pool, exact.by, rows)
-        columns["value_high"], columns["value_low"] = exact_keys(
-            exact, values, [f"{shard.key} {row}" for row in rows.tolist()]
-        )
+    if exact:
+        columns["value_high"], columns["value_low"] = exact_values(shard, rows, exact)
     write_parquet(gathered(folder, shard), pa.table(columns))
     return {"documents": len(rows)}
+
+
+def exact_values(shard: Shard, rows: np.ndarray, exact: Exact) -> tuple[np.ndarray, np.ndarray]:
+    """The halves of the 128-bit hashes by which exact deduplication compares some rows, uint64 (n,) each."""
+    if exact.measured:
+        return split_ids(read_parquet(shard.measured, [CONTENT])[CONTENT].take(pa.array(rows)))
+    values = texts_of(shard.texts(rows)) if exact.by == "text" else metadata(shard.pool, exact.by, rows)
+    return exact_keys(exact, values, [f"{shard.key} {row}" for row in rows.tolist()])
 
 
 def discard(build: Build) -> None:
@@ -204,50 +235,79 @@ class Decisions:
     twins: Documents | None = None  # what `twin` is a position in, if not in the documents themselves
 
 
-def write_decisions(build: Build, documents: Documents, decisions: Decisions) -> None:
-    """Write the ledger, a file a shard with a row for each document looked at."""
-    units = {f"ledger {shard.key}": (documents, decisions, shard) for shard in documents.shards}
-    build.map(_write_ledger, units, "threads")
+def write_decisions(
+    build: Build, documents: Documents, ledgers: Iterable[StepOutput], decisions: Decisions, alarm_share: float
+) -> None:
+    """Write the ledger, a file a shard with a row for each document that `ledgers` have left. What is not among
+    `documents` is kept. Sets documents_in, documents_out and by_source, and raises the alarm for each source that
+    loses too much."""
+    ledgers = list(ledgers)
+    units = {
+        f"ledger {shard.key}": (shard, ledgers, _dropped(documents, decisions, shard), decisions.stage)
+        for shard in documents.shards
+    }
+    results = build.map(_write_ledger, units, "threads")
+    by_source = {name: {"documents_in": 0, "documents_out": 0} for name in documents.names}
+    for shard, result in zip(documents.shards, results.values(), strict=True):
+        for name in ("documents_in", "documents_out"):
+            by_source[shard.source][name] += result[name]
+    for name in ("documents_in", "documents_out"):
+        build.counts[name] = sum(own[name] for own in by_source.values())
+    build.counts["by_source"] = by_source
+    for name, own in by_source.items():
+        lost = own["documents_in"] - own["documents_out"]
+        if lost > alarm_share * own["documents_in"]:
+            build.alarm(
+                f"source '{name}' loses {lost} of {own['documents_in']} ({lost / own['documents_in']:.1%}) to "
+                f"{decisions.stage} deduplication, more than alarm_share = {alarm_share:.1%}; look at its "
+                "duplicates in the ledger"
+            )
+
+
+class Dropped(NamedTuple):
+    """What is dropped of a shard: rows (rising), the halves of the twins' ids, and why. Each of shape (n,)."""
+
+    row: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    value: np.ndarray
+    rule: np.ndarray | str
+    threshold: np.ndarray | float
+
+
+def _dropped(documents: Documents, decisions: Decisions, shard: Shard) -> Dropped:
+    part = documents.of_shard(shard)
+    gone = part.start + np.flatnonzero(decisions.twin[part] >= 0)
+    twins, at = decisions.twins or documents, decisions.twin[gone]
+    rule, threshold = (
+        value[gone] if isinstance(value, np.ndarray) else value for value in (decisions.rule, decisions.threshold)
+    )
+    halves = twins.columns["high"][at], twins.columns["low"][at]
+    return Dropped(documents.columns["row"][gone], *halves, decisions.similarity[gone], rule, threshold)
 
 
 def _write_ledger(
-    folder: Path, key: str, documents: Documents, decisions: Decisions, shard: Shard
+    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], dropped: Dropped, stage: str
 ) -> dict[str, int]:
-    part = documents.of_shard(shard)
-    positions = np.arange(part.start, part.stop)
-    twin, keep = decisions.twin[part], decisions.twin[part] < 0
-    twins = np.full(len(twin), None, object)
-    twins[~keep] = (decisions.twins or documents).ids(twin[~keep])
+    rows = living_rows(shard, ledgers)
+    gone = np.searchsorted(rows, dropped.row)
+    keep = np.ones(len(rows), bool)
+    keep[gone] = False
+    rule, twin = np.full(len(rows), None, object), np.full(len(rows), None, object)
+    value, threshold = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    rule[gone], value[gone], threshold[gone] = dropped.rule, dropped.value, dropped.threshold
+    twin[gone] = hex_ids(dropped.high, dropped.low)
     write_ledger(
         folder,
         shard.source,
         shard.name,
-        stage=decisions.stage,
-        ids=pa.array(documents.ids(positions), pa.string()),
-        rows=documents.columns["row"][part],
+        stage=stage,
+        ids=read_parquet(shard.measured, ["id"])["id"].take(pa.array(rows)),
+        rows=rows,
         keep=keep,
-        rule=pa.array(np.where(keep, None, _of(decisions.rule, part)), pa.string()),
-        value=np.where(keep, np.nan, decisions.similarity[part]),
-        threshold=np.where(keep, np.nan, _of(decisions.threshold, part)),
-        twin=pa.array(twins, pa.string()),
+        rule=pa.array(rule, pa.string()),
+        value=value,
+        threshold=threshold,
+        twin=pa.array(twin, pa.string()),
     )
-    return {"dropped": int((~keep).sum())}
-
-
-def _of(value: str | float | np.ndarray, part: slice) -> str | float | np.ndarray:
-    return value[part] if isinstance(value, np.ndarray) else value
-
-
-def count(build: Build, documents: Documents, decisions: Decisions, alarm_share: float) -> None:
-    """Set documents_in, documents_out and by_source; raise the alarm for each source that loses too much."""
-    kept = decisions.twin < 0
-    build.counts |= {"documents_in": len(kept), "documents_out": int(kept.sum()), "by_source": {}}
-    for place, name in enumerate(documents.names):
-        own = kept[documents.columns["source"] == place]
-        build.counts["by_source"][name] = {"documents_in": len(own), "documents_out": int(own.sum())}
-        lost = len(own) - int(own.sum())
-        if lost > alarm_share * len(own):
-            build.alarm(
-                f"source '{name}' loses {lost} of {len(own)} ({lost / len(own):.1%}) to {decisions.stage} "
-                f"deduplication, more than alarm_share = {alarm_share:.1%}; look at its duplicates in the ledger"
-            )
+    return {"documents_in": len(rows), "documents_out": int(keep.sum())}

@@ -1,14 +1,33 @@
-"""Exact deduplication: of the documents of one content hash, across all sources, one is kept."""
+"""Exact deduplication: of the documents of one content hash, across all sources, one is kept.
+
+Hashes are joined in partitions on disk; what the keep policy looks at is gathered of documents that are not alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from curation.dedup.documents import Decisions, Documents, count, discard, gather, list_shards, write_decisions
+from curation.dedup.bands import sorted_entries
+from curation.dedup.candidates import Bands, consecutive, share
+from curation.dedup.documents import (
+    SCRATCH,
+    Decisions,
+    Documents,
+    Shard,
+    discard,
+    exact_values,
+    gather,
+    list_shards,
+    living_rows,
+    write_array,
+    write_decisions,
+)
 from curation.dedup.keep import preference
-from curation.dedup.settings import Dedup, Keep
+from curation.dedup.plan import require_memory
+from curation.dedup.settings import Dedup, Exact, Keep
 from curation.steps import Build, Context, StepOutput, step
 
 VERSION = 3
@@ -34,16 +53,41 @@ def dedup_exact(
     literals = config.model_dump(mode="json", include={"exact", "keep", "alarm_share"})
 
     def work(build: Build) -> None:
-        documents = gather(build, pools, shards, rules.values(), config.keep, config.exact)
+        build.scratch(SCRATCH)
+        ledgers = list(rules.values())
+        shared = share(build, write_keys(build, shards, ledgers, config.exact))
+        only = shared.by_file()
+        documents = gather(build, pools, shards, ledgers, config.keep, config.exact, only)
+        require_memory(config, len(documents), "exact")
         twin = exact_twins(documents, config.keep)
         similarity = np.where(twin < 0, np.nan, 1.0)
         rule = "duplicate" if config.exact.measured else "same_" + config.exact.by
         decisions = Decisions("exact", rule, 1.0, twin, similarity)
-        write_decisions(build, documents, decisions)
-        count(build, documents, decisions, config.alarm_share)
+        write_decisions(build, documents, ledgers, decisions, config.alarm_share)
         discard(build)
 
     return step(ctx, "dedup-exact", VERSION, literals, {output.name: output.content for output in outputs}, work)
+
+
+def write_keys(build: Build, shards: list[Shard], ledgers: list[StepOutput], exact: Exact) -> list[Bands]:
+    """Of each shard the lower halves of what is compared, sorted: equal documents have equal ones."""
+    paths = [keys_file(build.folder, shard) for shard in shards]
+    units = {f"keys {shard.key}": (shard, ledgers, exact, path) for shard, path in zip(shards, paths, strict=True)}
+    results = build.map(_write_keys, units, "threads").values()
+    return consecutive(paths, [result["documents"] for result in results])
+
+
+def keys_file(folder: Path, shard: Shard) -> Path:
+    return folder / SCRATCH / "keys" / f"{shard.key}.npy"
+
+
+def _write_keys(
+    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], exact: Exact, path: Path
+) -> dict[str, int]:
+    rows = living_rows(shard, ledgers)
+    _, low = exact_values(shard, rows, exact)
+    write_array(path, sorted_entries(low, np.arange(len(rows), dtype=np.uint32)))
+    return {"documents": len(rows)}
 
 
 def exact_twins(documents: Documents, keep: Keep) -> np.ndarray:

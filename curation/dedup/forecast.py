@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from curation.dedup.pieces import Piece, line_blocks, pieces
-from curation.dedup.plan import dedup_plan
+from curation.dedup.plan import PROCESS_BYTES, dedup_plan
 from curation.dedup.records import Fields, parse_block
 from curation.dedup.settings import Dedup
 from curation.read.record import Limits, Problem
 
 SAMPLED = 8  # pieces looked into
 SAMPLE = 1 << 20  # bytes of lines looked at in each
-PROCESS_BYTES = 350 << 20  # Python, numba and Arrow before the first document
 WORKER_BYTES = 256 << 20  # that reads records: blocks and tables
 
 

@@ -2,17 +2,19 @@
 
 The phases, each a set of units that a killed run does not do again:
 
-1. gather   the living documents of each shard, as integers; they are numbered in the order in which the keep
-            policy prefers them, so that of any two the lower number is the one to keep
-2. bands    the band keys of each shard, sorted, on disk
-3. buckets  a partition of the key space: the pairs of documents that share a bucket
-4. sets     of each shard the shingle sets of the documents that are in a pair (the only time text is read)
-5. verify   a range of documents: the true Jaccard similarity of each of its pairs; phases 3 to 5 are repeated for
+1. bands    the band keys of each shard's living documents, sorted, on disk
+2. share    a partition of the key space: the keys that several documents have. These are the candidates
+3. gather   the candidates of each shard, as integers; they are numbered in the order in which the keep policy
+            prefers them, so that of any two the lower number is the one to keep
+4. buckets  a partition of the key space: the pairs of candidates that share a bucket
+5. sets     of each shard the shingle sets of the documents that are in a pair (the only time text is read)
+6. verify   a range of documents: the true Jaccard similarity of each of its pairs; phases 4 to 6 are repeated for
             what is kept of large buckets, see `similar`
-6. decide   see `unionfind.keep_representatives`; ledger and clusters are written
+7. decide   see `unionfind.keep_representatives`; ledger and clusters are written
 
-With an index (`Dedup.index`) the documents that it holds take part, too, and it is extended: see `incremental`.
-Memory: see `plan`. Shingle sets are read from disk as they are needed; the operating system may drop them.
+With an index (`Dedup.index`) the documents that it holds take part, too, and it is extended: see `incremental`;
+then all documents are gathered, first of all. Memory: see `plan`. Shingle sets are read from disk as they are
+needed; the operating system may drop them.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.candidates import write_bands
+from curation.dedup.candidates import share, write_bands
 from curation.dedup.documents import (
+    SCRATCH,
     Decisions,
     Documents,
-    count,
     discard,
     gather,
     list_shards,
@@ -36,6 +38,7 @@ from curation.dedup.extension import extend
 from curation.dedup.incremental import Joined, held_bands, join, living_decisions, reversals
 from curation.dedup.index import Version, locked, newest, read_version, require_config
 from curation.dedup.keep import preference
+from curation.dedup.plan import require_memory
 from curation.dedup.settings import Dedup, Exact, index_config
 from curation.dedup.similar import columns, nothing_known, similar_pairs
 from curation.dedup.unionfind import components, keep_representatives
@@ -128,18 +131,25 @@ def _work(
     base: Version | None = None,
     batch: str | None = None,
 ) -> None:
+    build.scratch(SCRATCH)
     shards = list_shards(pools, measured)
-    living = gather(build, pools, shards, ledgers, config.keep, Exact() if batch else None)
-    joined = join(living, base, config.keep) if batch else None
-    documents, known = (joined.texts, joined.known) if joined else (living, nothing_known(len(living)))
+    joined = None
+    if batch:
+        living = gather(build, pools, shards, ledgers, config.keep, Exact())
+        joined = join(living, base, config.keep)
+        documents, known = joined.texts, joined.known
+        rows = [documents.columns["row"][documents.of_shard(shard)] for shard in shards]
+        bands = write_bands(build, shards, rows, ledgers, config.scheme) + held_bands(joined, base)
+        shared = share(build, bands)
+    else:
+        shared = share(build, write_bands(build, shards, None, ledgers, config.scheme))
+        living = documents = gather(build, pools, shards, ledgers, config.keep, None, shared.by_file())
+        known = nothing_known(len(documents))
+    require_memory(config, len(documents), "fuzzy")
     order = preference(config.keep, documents.names, documents.columns, documents.origins)
     number = np.empty(len(order), np.uint32)
     number[order] = np.arange(len(order), dtype=np.uint32)
-
-    bands = write_bands(build, documents, shards, config.scheme)
-    if joined:
-        bands += held_bands(joined, base)
-    verified = similar_pairs(build, documents, bands, number, known, config)
+    verified = similar_pairs(build, documents, shared, number, known, config)
     later, earlier, similarity = columns(verified)
     kept_twin, kept_similarity = keep_representatives(len(order), later, earlier, similarity)
     cluster = components(len(order), later, earlier)
@@ -151,9 +161,8 @@ def _work(
         decisions = living_decisions(joined, twin, similarity, config.threshold)
     else:
         decisions = Decisions("fuzzy", "near_duplicate", config.threshold, twin, similarity)
-    write_decisions(build, living, decisions)
+    write_decisions(build, living, ledgers, decisions, config.alarm_share)
     _write_clusters(build, living, decisions, order, cluster, joined)
-    count(build, living, decisions, config.alarm_share)
     if joined:
         _extend(build, joined, base, batch, config, order, verified, twin, similarity)
     discard(build)

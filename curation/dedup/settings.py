@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
-from curation.config import Share, Strict
+from curation.config import Bytes, Share, Strict
 from curation.dedup.scheme import Scheme, SchemeField, Shingling
 from curation.dedup.trimming import Lines, Substring
 
@@ -72,8 +72,9 @@ class Dedup(Strict):
     near-duplicates if the Jaccard similarity of their sets of shingles of `verify_ngram` units reaches `threshold`
     (Olmo 3: 3-grams, 0.8). `max_bucket` bounds the work on a bucket of many documents: each is compared with
     the `max_bucket` most preferred ones of the bucket. A source that loses more than `alarm_share` of its
-    documents to one stage raises an alarm. `index` is the folder of an index that fuzzy deduplication compares
-    with and extends (`curation.dedup.incremental`).
+    documents to one stage raises an alarm. `memory` bounds what deciding may hold (`curation.dedup.plan`).
+    `index` is the folder of an index that fuzzy deduplication compares with and extends
+    (`curation.dedup.incremental`).
     """
 
     exact: Exact = Exact()
@@ -86,6 +87,8 @@ class Dedup(Strict):
     # Stations of their own, off without settings; the steps of the others do not depend on them.
     lines: Annotated[Lines | None, Field(exclude=True)] = None
     substring: Annotated[Substring | None, Field(exclude=True)] = None
+    # Says nothing about results. Deciding stops with an error where the candidates need more.
+    memory: Annotated[Bytes | None, Field(exclude=True)] = None
     # A path says nothing about results: the version found there is an input of the step instead.
     index: Annotated[Path | None, Field(exclude=True)] = None
 

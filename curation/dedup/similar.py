@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.dedup.candidates import Bands, candidate_pairs, kept_pairs
+from curation.dedup.candidates import Shared, candidate_pairs, kept_pairs
 from curation.dedup.documents import Documents
 from curation.dedup.settings import Dedup
 from curation.dedup.unionfind import keep_representatives
@@ -47,7 +47,7 @@ def nothing_known(documents: int) -> Known:
 
 
 def similar_pairs(
-    build: Build, documents: Documents, bands: list[Bands], number: np.ndarray, known: Known, config: Dedup
+    build: Build, documents: Documents, shared: Shared, number: np.ndarray, known: Known, config: Dedup
 ) -> np.ndarray:
     """The verified pairs of documents by number (later << 32 | earlier), VERIFIED, sorted; `known` ones included.
 
@@ -58,7 +58,9 @@ def similar_pairs(
     fresh[number], settled[number] = known.fresh, known.settled
     sets = Sets(documents, number, config.verification)
     window, round_ = config.max_bucket, 0
-    proposal = candidate_pairs(build, bands, number, fresh, settled, config)
+    # Documents are those of the places, or, with an index, all.
+    of_place = number if len(number) == len(shared.places) else number[shared.places]
+    proposal = candidate_pairs(build, shared, of_place, fresh, settled, config)
     budget = ROUNDS_COST * config.max_bucket * proposal.entries
     build.counts["pairs_left_out"] = proposal.left_out
     met = fresh | settled

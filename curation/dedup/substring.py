@@ -16,7 +16,7 @@ import numpy as np
 
 from curation.dedup.anchors import find_anchors
 from curation.dedup.cuts import Search, count_bytes, settle
-from curation.dedup.documents import count, discard, gather, list_shards, write_decisions
+from curation.dedup.documents import discard, gather, list_shards, write_decisions
 from curation.dedup.keep import preference
 from curation.dedup.settings import Dedup
 from curation.dedup.windows import repeated_windows
@@ -64,8 +64,7 @@ def dedup_substring(
         documents = gather(build, pools, shards, ledgers, config.keep)
         order = preference(config.keep, documents.names, documents.columns, documents.origins)
         decisions = settle(build, documents, order, search, STAGE)
-        write_decisions(build, documents, decisions)
-        count(build, documents, decisions, config.alarm_share)
+        write_decisions(build, documents, ledgers, decisions, config.alarm_share)
         count_bytes(build, documents, config.alarm_share)
         discard(build)
 

@@ -120,9 +120,10 @@ def dedup_files(ctx: Context, request: Request, out: Path) -> Deduplicated:
         lambda name: read(ctx, name, files[name], request.fields, request.limits, scheme), files
     )
     pools = dict(zip(files, outputs, strict=True))
-    stages = [dedup_exact(ctx, pools, pools, {}, request.dedup)]
+    settings = request.dedup.model_copy(update={"memory": request.memory})
+    stages = [dedup_exact(ctx, pools, pools, {}, settings)]
     if not request.exact_only:
-        stages.append(dedup_fuzzy(ctx, pools, pools, stages, request.dedup))
+        stages.append(dedup_fuzzy(ctx, pools, pools, stages, settings))
     shards = list_shards(pools, pools)
     result = _results(ctx, request, out, pools, stages, shards)
     alarms = [alarm for output in (*pools.values(), *stages, result) for alarm in output.record["alarms"]]

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from curation import shards
 from curation.dedup import documents
-from curation.dedup.bands import ENTRY, band_entries, bucket_pairs, pairs_left_out, read_partition
+from curation.dedup.bands import (
+    ENTRY,
+    band_keys,
+    bucket_pairs,
+    pairs_left_out,
+    read_partition,
+    sorted_entries,
+)
 from curation.dedup.documents import write_array
 from curation.dedup.jaccard import shingle_sets, similarities, write_sets
 from curation.dedup.keep import UNKNOWN_TIME, parse_times, preference
@@ -128,7 +135,9 @@ def test_partitions_hold_every_entry_once_and_whole_buckets(tmp_path_factory, fo
 def test_band_keys_are_equal_exactly_where_bands_are():
     scheme = Scheme(bands=5, rows=2)
     signatures = np.random.default_rng(1).integers(0, 3, (40, 10)).astype(np.uint32)
-    found = band_entries(signatures, np.arange(40, dtype=np.uint32), scheme)
+    documents = np.repeat(np.arange(40, dtype=np.uint32), 5)
+    found = sorted_entries(band_keys(signatures, scheme).ravel(), documents)
+    assert found.tolist() == sorted(found.tolist())
     assert len(found) == 200
     expected = set()
     for band in range(5):
