@@ -66,24 +66,35 @@ def _band_keys(signatures, bands, rows, out):
             out[at, band] = key
 
 
-def read_partition(
-    files: list[Path], partition: int, partitions: int, firsts: list[int] | None = None
-) -> np.ndarray:
+def read_partition(files: list[Path], partition: int, partitions: int) -> np.ndarray:
     """The entries of one of `partitions` equal ranges of keys, from sorted files; sorted by key, then document.
 
-    With `firsts` they are SHARED: a document's number becomes its position, the one of its file's first added.
+    Entries may have more fields than ENTRY.
     """
+    slices = list(_slices(files, partition, partitions))
+    merged = np.concatenate(slices) if slices else np.zeros(0, ENTRY)
+    return merged[np.lexsort((merged["document"], merged["key"]))]
+
+
+def read_shared(files: list[Path], firsts: list[int], partition: int, partitions: int) -> np.ndarray:
+    """As `read_partition`, those entries whose key several have, as SHARED. A document's position is its number in
+    its file and the position of the file's first, one of `firsts`."""
+    keys, places = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    for first, entries in zip(firsts, _slices(files, partition, partitions), strict=True):
+        keys.append(entries["key"].copy())
+        places.append(entries["document"] + np.uint64(first))
+    entries = sorted_entries(np.concatenate(keys), np.concatenate(places))
+    return entries[bucket_sizes(entries["key"]) > 1]
+
+
+def _slices(files: list[Path], partition: int, partitions: int) -> Iterator[np.ndarray]:
+    """Of each sorted file the entries of one range of keys."""
     width = -(-(1 << 64) // partitions)
-    keys, documents = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64 if firsts is not None else np.uint32)]
-    for place, file in enumerate(files):
+    for file in files:
         entries = np.load(file, mmap_mode="r")
-        column = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
-        start = bisect_left(column, partition * width)
-        part = entries[start : bisect_left(column, (partition + 1) * width, start)]
-        keys.append(np.array(part["key"]))
-        numbers = np.array(part["document"])
-        documents.append(numbers if firsts is None else numbers + np.uint64(firsts[place]))
-    return sorted_entries(np.concatenate(keys), np.concatenate(documents))
+        keys = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
+        start = bisect_left(keys, partition * width)
+        yield np.array(entries[start : bisect_left(keys, (partition + 1) * width, start)])
 
 
 def bucket_pairs(

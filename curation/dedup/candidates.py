@@ -15,7 +15,7 @@ from curation.dedup.bands import (
     bucket_pairs,
     bucket_sizes,
     pairs_left_out,
-    read_partition,
+    read_shared,
     sorted_entries,
 )
 from curation.dedup.documents import SCRATCH, Shard, living_rows, write_array
@@ -193,10 +193,9 @@ def _write_bands(
 def _write_shared(
     folder: Path, key: str, files: list[Path], firsts: list[int], at: int, partitions: int
 ) -> dict[str, int]:
-    entries = read_partition(files, at, partitions, firsts)
-    shared = entries[bucket_sizes(entries["key"]) > 1]
+    shared = read_shared(files, firsts, at, partitions)
     write_array(shared_file(folder, at), shared)
-    return {"entries": len(entries), "shared": len(shared)}
+    return {"shared": len(shared)}
 
 
 def _write_pairs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,6 +21,7 @@ from curation.dedup.bands import (
     bucket_pairs,
     pairs_left_out,
     read_partition,
+    read_shared,
     sorted_entries,
 )
 from curation.dedup.documents import write_array
@@ -130,6 +132,13 @@ def test_partitions_hold_every_entry_once_and_whole_buckets(tmp_path_factory, fo
     np.testing.assert_array_equal(np.concatenate(parts), found)
     keys = [set(part["key"].tolist()) for part in parts]
     assert sum(map(len, keys)) == len(set().union(*keys))
+    firsts = [100 * number for number in range(files)]
+    shared = [
+        tuple(one) for at in range(partitions) for one in read_shared(paths, firsts, at, partitions).tolist()
+    ]
+    placed = sorted((key, firsts[at % files] + document) for at, (key, document) in enumerate(found.tolist()))
+    times = Counter(key for key, _ in placed)
+    assert shared == [one for one in placed if times[one[0]] > 1]
 
 
 def test_band_keys_are_equal_exactly_where_bands_are():
