@@ -12,6 +12,9 @@ Method = Literal["causal", "reward", "dpo"]
 DpoLoss = Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"]
 SMOOTHED: tuple[DpoLoss, ...] = ("sigmoid", "robust")  # take a label_smoothing
 
+# What changes no bit of a result, and so is no part of a step's identity.
+WITHOUT_EFFECT = ("checkpoint_every", "gradient_checkpointing")
+
 # What a longer context is given by; see `training.positions`.
 POSITIONS = ("yarn_factor", "yarn_beta_fast", "yarn_beta_slow", "rope_theta", "rope_layers", "max_position")
 
@@ -51,6 +54,15 @@ class ModelConfig(Strict):
         return self
 
 
+class Lora(Strict):
+    """Low-rank adapters (Hu et al. 2021) through peft: the parent's weights stay, products of small matrices are
+    trained beside them and merged into the model that is written."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)  # a product is weighed by alpha / rank
+    targets: tuple[str, ...] = ()  # names of the layers to adapt; empty: every linear layer but the output
+
+
 class TrainConfig(Strict):
     """One training stage. pretrain, midtrain, long-context and SFT are all `causal`; the data's mask differs."""
 
@@ -88,8 +100,16 @@ class TrainConfig(Strict):
 
     seed: int = 0
     threads: int = Field(2, ge=1)  # fixed here, since the bits of a sum depend on it
+    average_last: int = Field(1, ge=1)  # the result is the mean of so many checkpoints, the last step's among them
+    average_every: int | None = Field(None, ge=1)  # steps between them
+    lora: Lora | None = None  # train adapters instead of all weights
+    compile: bool = False  # torch.compile of feed-forward blocks and norms; pays on GPUs and for long runs
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them; changes no result
+    sharding: Literal["none", "full"] = (
+        "none"  # full: each process keeps its part of weights and optimiser (FSDP2)
+    )
     processes: int = Field(1, ge=1)  # started by torchrun; each takes its share of a step's micro-batches
-    checkpoint_every: int = Field(50, ge=1)  # steps; changes no result and is no part of the step's identity
+    checkpoint_every: int = Field(50, ge=1)  # steps; changes no result
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -100,6 +120,12 @@ class TrainConfig(Strict):
         if self.schedule != "wsd" and (self.decay_steps is not None or self.decay_share != 0.1):
             raise ValueError(f"decay_steps and decay_share are of schedule wsd only; it is {self.schedule}")
         self._check_positions()
+        if (self.average_last > 1) != (self.average_every is not None):
+            raise ValueError("average_last (above 1) and average_every go together")
+        if self.lora is not None and (self.average_last > 1 or self.sharding != "none"):
+            raise ValueError("lora goes with neither average_last nor sharding")
+        if self.sharding != "none" and self.processes == 1:
+            raise ValueError("sharding is over several processes; set processes")
         if self.label_smoothing and self.dpo_loss not in SMOOTHED:
             raise ValueError(f"label_smoothing is of dpo_loss {' and '.join(SMOOTHED)}, not of {self.dpo_loss}")
         if self.sequence_length < 2:

@@ -60,12 +60,17 @@ def launch(job: Job, watch: Watch, output: Path) -> Trained:
         failed = read_json(job.progress / FAILED)
         raise KNOWN[failed["kind"]](failed["message"])
     if process.returncode or not (job.progress / TRAINED).exists():
-        last = output.read_text(errors="replace").splitlines()[-15:]
         raise ProcessesError(
-            f"the {job.config.processes} processes ended with code {process.returncode}; {output} ends with:\n"
-            + "\n".join(last)
+            f"the {job.config.processes} processes ended with code {process.returncode}; {output} says:\n"
+            + _last_words(output)
         )
     return Trained.read(job.progress / TRAINED)
+
+
+def _last_words(output: Path) -> str:
+    """What the processes printed last, without torchrun's own account of it where there is more."""
+    lines = output.read_text(errors="replace").splitlines()
+    return "\n".join(([line for line in lines if line.startswith("[rank")] or lines)[-10:])
 
 
 def _torchrun(processes: int) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from training.batch import Batch, batch_of_units
-from training.checkpoint import latest, restore, save
+from training.checkpoint import average, averaged_steps, latest, restore, save, snapshot
 from training.config import TrainConfig
 from training.data import Data
 from training.model import device
@@ -20,6 +20,8 @@ from training.optimiser import learning_rate, make_optimiser
 from training.outcome import Method, Outcome
 from training.plan import Plan
 from training.ranks import Ranks
+from training.sharding import Pass, share_out
+from training.state import whole
 from training.token_bytes import token_bytes
 from training.trace import Trace, count_tokens
 
@@ -35,13 +37,17 @@ class Run:
     """What the steps of a run share."""
 
     model: PreTrainedModel
-    method: Method
+    passes: Pass  # the model with the method
     optimiser: torch.optim.Optimizer
     data: Data
     plan: Plan
     config: TrainConfig
     ranks: Ranks
     token_bytes: np.ndarray | None  # of each token; None where a loss is not one of tokens
+
+    @property
+    def sharded(self) -> bool:
+        return self.config.sharding != "none"
 
 
 @dataclass
@@ -99,24 +105,39 @@ def fit(
     Raises NonFiniteLossError before the optimiser step that would spoil the model.
     """
     trace = Trace(data.head["manifest_hash"], data.sources)
+    steps = len(plan.steps) - 1
+    averaged = averaged_steps(steps, config.average_last, config.average_every)
+    passes = Pass(model, method)
+    if config.sharding != "none":
+        share_out(passes)
     sizes = token_bytes(tokenizer) if config.method == "causal" else None
-    run = Run(model, method, make_optimiser(model, config), data, plan, config, ranks, sizes)
+    run = Run(model, passes, make_optimiser(model, config), data, plan, config, ranks, sizes)
     found = latest(progress)
     if found is not None:
         trace = restore(found, model, run.optimiser, trace.manifest_hash)
     model.train()
-    steps = len(plan.steps) - 1
     while trace.step < steps:
         began = time.perf_counter()
+        torch.manual_seed(_seed(config.seed, trace.step, ranks.rank))
         row, by_source = _one_step(run, trace, learning_rate(config, trace.step, steps))
         trace.steps.append(row)
         trace.by_source += by_source
         trace.step += 1
         watch(row, by_source, time.perf_counter() - began)
-        if trace.step % config.checkpoint_every == 0 and trace.step < steps and ranks.first:
-            save(progress, trace, model, run.optimiser, tokenizer)
+        if trace.step in averaged:
+            snapshot(progress, trace.step, model, ranks)
+        if trace.step % config.checkpoint_every == 0 and trace.step < steps:
+            save(progress, trace, model, run.optimiser, tokenizer, ranks)
+    if averaged:
+        ranks.wait()
+        average(progress, averaged, model)
     model.eval()
     return trace
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Of torch's generator, for a step on a rank: what is drawn depends on nothing that came before."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
@@ -125,19 +146,21 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
     Returns the step's row and its rows by source.
     """
     sums = Sums(len(run.data.sources))
-    for units in run.ranks.share(run.plan.micro_batches(trace.step, run.config.micro_batch_tokens)):
+    for units, counts in _share(run, trace.step):
         batch = batch_of_units(run.data, run.plan, units, device())
-        outcome = run.method.outcome(run.model, batch)
-        _require_finite(outcome.loss.sum, trace, run.data, batch)
-        outcome.loss.sum.backward()
-        sums.add(run, units, batch, outcome)
+        loss, outcome = run.passes(batch)
+        _require_finite(loss, trace, run.data, batch)
+        (loss if counts else loss * 0).backward()
+        if counts:
+            sums.add(run, units, batch, outcome)
     sums = sums.over(run.ranks)
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
-    run.ranks.sum_gradients(parameters)
+    if not run.sharded:  # else the backward pass has added them
+        run.ranks.sum_gradients(parameters)
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.div_(sums.count)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, run.config.clip)
+    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, run.config.clip))
     _require_finite(norm, trace, run.data, None)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
@@ -145,6 +168,12 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
     run.optimiser.zero_grad(set_to_none=True)
     tokens = trace.add(sums.account)
     return _rows(run, trace.step + 1, sums, tokens, rate, float(norm))
+
+
+def _share(run: Run, step: int) -> list[tuple[np.ndarray, bool]]:
+    """This rank's micro-batches of a step, each with whether it counts."""
+    batches = run.plan.micro_batches(step, run.config.micro_batch_tokens)
+    return run.ranks.rounds(batches) if run.sharded else [(units, True) for units in run.ranks.share(batches)]
 
 
 def _rows(run: Run, step: int, sums: Sums, tokens: int, rate: float, norm: float) -> tuple[dict, list[dict]]:

@@ -26,6 +26,7 @@ from training.batch import Batch
 from training.config import ModelConfig, TrainConfig
 from training.positions import extend_positions
 
+ONE_FILE = "1000GB"  # weights are never split over files
 VOCABULARY_MULTIPLE = 64  # rows of the embedding beyond the tokenizer's are never a target
 
 
@@ -157,12 +158,33 @@ def head_weight(model: PreTrainedModel) -> torch.Tensor:
     return model.get_output_embeddings().weight
 
 
-def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
-    """Write a folder that `from_pretrained` loads: weights, config, and the tokenizer's files as they are."""
+def save_model(
+    model: PreTrainedModel, tokenizer: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write a folder that `from_pretrained` loads: weights, config, and the tokenizer's files as they are.
+
+    `weights` stand for the model's own parameters, which may be shared out over processes.
+    """
     with _quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
     for file in sorted(tokenizer.iterdir()):
         shutil.copyfile(file, folder / file.name)
+
+
+def trade_memory(model: PreTrainedModel) -> None:
+    """Keep no activations of a layer: the backward pass computes them again, to the same bits."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def compile_blocks(model: PreTrainedModel) -> None:
+    """Compile the blocks that know nothing of documents: feed-forward blocks and norms, for any number of tokens.
+
+    What they are given changes with every batch in its length alone; attention takes a list of lengths, and would
+    be compiled again for each.
+    """
+    for name, module in model.named_modules():
+        if name.endswith((".mlp", "norm")):
+            module.compile(dynamic=True)
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from training.config import TrainConfig
 
 
 def make_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters. Norms, biases and embeddings do not decay; an output matrix tied to the
-    embedding is the embedding."""
+    """AdamW over all parameters that are trained. Norms, biases and embeddings do not decay; an output matrix tied
+    to the embedding is the embedding."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     decayed, kept = [], []
-    for parameter in model.parameters():
+    for parameter in filter(lambda one: one.requires_grad, model.parameters()):
         (kept if parameter.dim() < 2 or id(parameter) in embeddings else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)

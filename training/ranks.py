@@ -41,11 +41,22 @@ class Ranks:
         """What this rank takes. The first rank has at least as much as any other."""
         return items[self.rank :: self.size]
 
+    def rounds(self, items: Sequence[Item]) -> list[tuple[Item, bool]]:
+        """What this rank takes, with the same number on every rank: one that has no last item of its own takes the
+        first of all instead, marked False, for nothing but to take part."""
+        share = list(self.share(items))
+        missing = -(-len(items) // self.size) - len(share)
+        return [(item, True) for item in share] + [(items[0], False)] * missing
+
     def sum(self, values: np.ndarray) -> np.ndarray:
         """float64 (n,), added over all ranks. Counts below 2^53 stay exact."""
         if self.size == 1:
             return values
         return self._sum(torch.from_numpy(values)).cpu().numpy()
+
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        self.sum(np.zeros(1))
 
     def agree(self, value: Any) -> Any:
         """The first rank's value on every rank; plain data that JSON holds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from curation.files import read_json
 from curation.steps import Build, Context, StepOutput, step
-from training.config import EvaluateConfig, TrainConfig
+from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig
 
 TRAIN_VERSION = 2
 EVALUATE_VERSION = 2
@@ -35,7 +35,7 @@ def train(
     inputs |= {
         role: output.content for role, output in (("parent", parent), ("reference", logps)) if output is not None
     }
-    literals = config.model_dump(mode="json", exclude={"checkpoint_every"})
+    literals = config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
 
     def work(build: Build) -> None:
         from training.train import train_stage
@@ -109,6 +109,8 @@ def _check_parent(
 ) -> None:
     if parent is None and (config.method != "causal" or config.model is None):
         raise ValueError(f"train/{stage}: without a parent checkpoint, method causal and a model are required")
+    if parent is None and config.lora is not None:
+        raise ValueError(f"train/{stage}: lora adapts a parent; a model from scratch is trained whole")
     if parent is not None and config.model is not None:
         raise ValueError(f"train/{stage}: the model's shape comes from the parent {parent.name}; leave model out")
     if parent is None and (config.yarn_factor or config.rope_theta):

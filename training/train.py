@@ -88,6 +88,7 @@ def _head(mix: Data, trained: Trained, account: dict[str, dict[str, int]], confi
         "manifest_hash": mix.head["manifest_hash"],
         "device": device().type,
         "parameters": trained.parameters,
+        "trained_parameters": trained.learned,
         "vocabulary": trained.vocabulary,
         "sequence_length": config.sequence_length,
         "steps": trained.trace.step,

@@ -23,7 +23,9 @@ from training.config import TrainConfig
 from training.data import Data, DataError, open_data
 from training.dpo import DPO, load_reference
 from training.loop import NonFiniteLossError, Watch, fit
+from training.lora import add_adapters, merged, write_adapters
 from training.model import (
+    compile_blocks,
     device,
     find_specials,
     fixed_arithmetic,
@@ -31,6 +33,7 @@ from training.model import (
     new_causal,
     reward_from_causal,
     save_model,
+    trade_memory,
     without_dropout,
 )
 from training.outcome import Method
@@ -38,10 +41,12 @@ from training.plan import Plan, make_plan
 from training.probe import ModelError, probe
 from training.ranks import Ranks, joined
 from training.reward import Reward
+from training.state import trained
 from training.trace import Trace
 
 FAILED = "failed.json"
 TRAINED = "trained.json"
+ADAPTER = "adapter"
 KNOWN = {kind.__name__: kind for kind in (NonFiniteLossError, DataError, ModelError, ValueError)}
 
 
@@ -75,6 +80,7 @@ class Trained:
 
     trace: Trace
     parameters: int
+    learned: int  # those that were trained
     vocabulary: int
 
     def write(self, path: Path) -> None:
@@ -97,19 +103,31 @@ def train_model(
     config = job.config
     with fixed_arithmetic(config.threads, config.seed):
         model = _make_model(job, mix).to(device())
-        method = _make_method(job, mix)
+        adapters = None if config.lora is None else add_adapters(model, config.lora)
+        if config.gradient_checkpointing:
+            trade_memory(model)
+        if config.compile:
+            compile_blocks(model)
 
         def watch(*told: Any) -> None:
             for one in watches:
                 one(*told)
 
         checkpoints = job.progress / "checkpoints"
+        method = _make_method(job, mix)
         trace = fit(model, method, mix, plan, config, checkpoints, job.tokenizer, watch, ranks)
+    learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if adapters is not None:
+        if ranks.first:
+            remove(job.model.parent / ADAPTER)
+            write_folder(job.model.parent / ADAPTER, lambda folder: write_adapters(adapters, folder))
+        model = merged(adapters)
+    weights = trained(model) if config.sharding != "none" else None
     if ranks.first:
         remove(job.model)
-        write_folder(job.model, lambda folder: save_model(model, job.tokenizer, folder))
+        write_folder(job.model, lambda folder: save_model(model, job.tokenizer, folder, weights))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Trained(trace, parameters, model.config.vocab_size)
+    return Trained(trace, parameters, learned, model.config.vocab_size)
 
 
 def _make_model(job: Job, mix: Data) -> PreTrainedModel:
