@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.classify.examples import metadata_value
+from curation.derive.config import Derived, Tasks
 from curation.ingest import Source
 from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
@@ -23,7 +25,7 @@ PAIR_COLUMNS = ("prompt", "prompt_tokens", "chosen_tokens", "rejected_tokens")  
 
 def catalog(
     ctx: Context,
-    source: Source | Synthesis,
+    source: Source | Synthesis | Derived,
     pool: StepOutput,
     measured: StepOutput,
     ledgers: list[StepOutput],
@@ -43,6 +45,8 @@ def catalog(
         inputs["classes"] = classes.content
     config = {"source": source.name, "kind": source.kind, "holdout": source.holdout, "seed": seed}
     config["topic"] = _topic_key(source)
+    if isinstance(source, Tasks):
+        config["held_out"] = sorted(source.held_out)
     if source.kind == "pairs":
         config["facts"] = list(PAIR_COLUMNS)
 
@@ -97,7 +101,7 @@ def held_out(group_hashes: pa.ChunkedArray | pa.Array, share: float, seed: int) 
 
 def _shard(
     path: Path,
-    source: Source | Synthesis,
+    source: Source | Synthesis | Derived,
     measured: StepOutput,
     ledgers: list[StepOutput],
     tokens: StepOutput,
@@ -140,7 +144,7 @@ def _shard(
             "quality": score,
             "vigintile": pa.nulls(n, pa.uint8()),
             "length_bucket": length_buckets(counts["tokens"].to_numpy()),
-            "holdout": held_out(measures["group_hash"], source.holdout, seed),
+            "holdout": held_out(measures["group_hash"], source.holdout, seed) | _held_topics(source, topic),
             "gzip_ratio": measures["gzip_ratio"],
             "topic": topic,
         },
@@ -153,15 +157,24 @@ def _shard(
     return table.filter(pa.array(alive(ledgers, source.name, path.stem, n)))
 
 
-def _schema(source: Source | Synthesis) -> pa.Schema:
+def _schema(source: Source | Synthesis | Derived) -> pa.Schema:
     """CATALOG, and of pairs PAIR_COLUMNS."""
     facts = [FACTS.field(name).with_name(f"{IN_CATALOG}{name}") for name in PAIR_COLUMNS]
     return pa.schema([*CATALOG, *(facts if source.kind == "pairs" else [])])
 
 
-def _topic_key(source: Source | Synthesis) -> str | None:
-    """Where a source's documents say their own topic; what a model makes says none."""
+def _topic_key(source: Source | Synthesis | Derived) -> str | None:
+    """Where a source's documents say their own topic: of tasks it is the cluster. What a model makes says none."""
+    if isinstance(source, Tasks):
+        return "metadata.cluster"
     return source.topic if isinstance(source, Source) else None
+
+
+def _held_topics(source: Source | Synthesis | Derived, topic: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Which documents are of a cluster of tasks that is held out as a whole. bool (n,)."""
+    held = source.held_out if isinstance(source, Tasks) else ()
+    found = pc.is_in(topic, pa.array(held, pa.string())).to_numpy(zero_copy_only=False)
+    return found & bool(held)
 
 
 def _vigintile_column(table: pa.Table) -> pa.Array:

@@ -20,6 +20,9 @@ from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.lines import dedup_lines
 from curation.dedup.substring import dedup_substring
+from curation.derive.config import Derived
+from curation.derive.instruct import instruct
+from curation.derive.weave import weave
 from curation.edits import edit_pool
 from curation.encoder import limit_threads
 from curation.heldout import heldout
@@ -40,6 +43,7 @@ from training.station import evaluate, train
 
 Result = TypeVar("Result")
 Outputs = dict[str, StepOutput]
+AnySource = Source | Synthesis | Derived
 Stage = Callable[[str, Callable[[], Any]], Any]
 JOBS = ("ingest", "curate", "mix", "train")
 
@@ -77,9 +81,9 @@ class Line:
             getattr(self, job)()
 
     def _each_source(
-        self, name: str, work: Callable[[str], StepOutput], sources: Sequence[Source | Synthesis] | None = None
+        self, name: str, work: Callable[[str], StepOutput], sources: Sequence[AnySource] | None = None
     ) -> Outputs:
-        names = [source.name for source in self.pipeline.all_sources if sources is None or source in sources]
+        names = [source.name for source in self.pipeline.catalogued if sources is None or source in sources]
         outputs = self.stage(name, lambda: self.context.executor.each(work, names))
         return dict(zip(names, outputs, strict=True))
 
@@ -91,7 +95,7 @@ class Line:
         )
 
     def curate(self) -> None:
-        """Pools to catalogs: measure, decide, synthesise, deduplicate, trim, decontaminate, count, score."""
+        """Pools to catalogs: measure, decide, synthesise, dedup, trim, decontaminate, derive, count, score."""
         self._measure_and_decide(self.pipeline.sources)
         for synthesis in self.pipeline.synthesis:
             self._synthesise(synthesis)
@@ -207,9 +211,10 @@ class Line:
             "tokenizer",
             lambda: train_tokenizer(context, self.pools, self.measured, ledgers, pipeline.tokenizer),
         )
+        self._derive()
         tokens = self._each_source("tokens", lambda name: count_tokens(context, self.pools[name], self.tokenizer))
         classes = self._classify()
-        sources = {source.name: source for source in pipeline.all_sources}
+        sources = {source.name: source for source in pipeline.catalogued}
         self.catalogs = self._each_source(
             "catalog",
             lambda name: catalog(
@@ -223,6 +228,35 @@ class Line:
                 pipeline.seed,
             ),
         )
+
+    def _derive(self) -> None:
+        """Sources made of what is left, each measured and, like its parents, dropped by nothing from here on.
+
+        After the tokenizer: it learns from every text once.
+        """
+        holdouts = {source.name: source.holdout for source in self.pipeline.all_sources}
+        before = dict(self.pools), dict(self.measured)
+        for config in self.pipeline.derive:
+            made = self.stage(
+                f"derive/{config.name}",
+                lambda config=config: (instruct if config.how == "templates" else weave)(
+                    self.context,
+                    config,
+                    *before,
+                    self.ledgers,
+                    holdouts=holdouts,
+                    seed=self.pipeline.seed,
+                    folder=self.folder,
+                ),
+            )
+            self.pools[config.name] = made
+        found = self._each_source(
+            "measure-derived",
+            lambda name: measure(self.context, self.pools[name], self.pipeline.measure, folder=self.folder),
+            self.pipeline.derive,
+        )
+        self.measured |= found
+        self.scored |= found
 
     def _given(self, source: Source | Synthesis) -> list[Applied]:
         """The classifiers with a model of the user's that are applied to a source."""
@@ -245,7 +279,7 @@ class Line:
                 ),
             )
             applied[name] = trained(name, settings, model)
-        names = {source.name: pipeline.classified(source) for source in pipeline.all_sources}
+        names = {source.name: pipeline.classified(source) for source in pipeline.catalogued}
         return self._each_source(
             "classify",
             lambda source: classify(
@@ -255,7 +289,7 @@ class Line:
                 [applied[one] for one in names[source]],
                 self.scored.get(source),
             ),
-            [source for source in pipeline.all_sources if names[source.name]],
+            [source for source in pipeline.catalogued if names[source.name]],
         )
 
     def mix(self) -> None:
@@ -318,7 +352,7 @@ class Line:
 
     def types(self) -> dict[str, str]:
         """The type of each source, as the tables of the account show it."""
-        return {source.name: source.type for source in self.pipeline.all_sources}
+        return {source.name: source.type for source in self.pipeline.catalogued}
 
     def train(self) -> None:
         """Token data to checkpoints, each evaluated on the held-out sets."""

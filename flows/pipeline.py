@@ -12,6 +12,8 @@ from curation.classify.settings import QUALITY, TOPIC, Classifier
 from curation.config import ConfigError, Strict, load_config
 from curation.decontaminate.settings import Decontaminate
 from curation.dedup.settings import Dedup
+from curation.derive.config import Derived
+from curation.derive.tasks import PER_DOCUMENT
 from curation.heldout import Heldout
 from curation.ingest import Source
 from curation.measure.station import Measure
@@ -45,6 +47,7 @@ class Pipeline(Strict):
     seed: int = 0
     sources: list[Source] = Field(min_length=1)
     synthesis: list[Synthesis] = Field(default_factory=list)  # sources that a model makes of those before
+    derive: list[Derived] = Field(default_factory=list)  # sources made of what curation has kept
     measure: Measure = Field(default_factory=Measure)
     dedup: Dedup = Field(default_factory=Dedup)
     decontaminate: Decontaminate | None = None
@@ -57,7 +60,7 @@ class Pipeline(Strict):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Pipeline:
-        names = [source.name for source in self.all_sources]
+        names = [source.name for source in self.catalogued]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names must be unique; given twice: {', '.join(twice)}")
@@ -66,6 +69,11 @@ class Pipeline(Strict):
             if unknown := [parent for parent in made.parents if parent not in known]:
                 raise ValueError(f"synthesis '{made.name}': from '{unknown[0]}', which is no source before it")
             known.add(made.name)
+        for made in self.derive:
+            if unknown := [parent for parent in made.parents if parent not in known]:
+                raise ValueError(
+                    f"derive '{made.name}': from '{unknown[0]}', which is no source of files or a model"
+                )
         unknown = sorted(set(self.decontaminate.by_source) - set(names)) if self.decontaminate else []
         if unknown:
             raise ValueError(f"decontaminate.by_source: no source '{unknown[0]}' among {', '.join(names)}")
@@ -105,7 +113,7 @@ class Pipeline(Strict):
                     + ("name its `positive` label" if scored else "a topic has no `positive`")
                 )
 
-    def classified(self, source: Source | Synthesis) -> list[str]:
+    def classified(self, source: Source | Synthesis | Derived) -> list[str]:
         """The classifiers that are applied to a source: those that name it; of those that name none all but
         `quality`, which the source itself asks for."""
         return [
@@ -117,8 +125,13 @@ class Pipeline(Strict):
 
     @property
     def all_sources(self) -> list[Source | Synthesis]:
-        """The sources read from files, then those made by a model."""
+        """The sources read from files, then those made by a model: what is measured, decided and deduplicated."""
         return [*self.sources, *self.synthesis]
+
+    @property
+    def catalogued(self) -> list[Source | Synthesis | Derived]:
+        """All sources that a mix can take: those, and the derived ones."""
+        return [*self.all_sources, *self.derive]
 
 
 def load_pipeline(path: Path, overrides: list[str] | None = None) -> tuple[Pipeline, dict[str, Recipe]]:
@@ -141,7 +154,7 @@ def load_profiles(pipeline: Pipeline, folder: Path) -> dict[str, Profile]:
 def _require_known(path: Path, pipeline: Pipeline, recipes: dict[str, Recipe]) -> None:
     """Raise ConfigError for a profile, a source or a mix that is not there: before any work, not after an hour."""
     load_profiles(pipeline, path.parent)
-    sources = [source.name for source in pipeline.all_sources]
+    sources = [source.name for source in pipeline.catalogued]
     before: list[str] = []
     for name, recipe in recipes.items():
         for kind, wanted, known in (("source", recipe.sources(), sources), ("mix", recipe.parents(), before)):
@@ -151,6 +164,21 @@ def _require_known(path: Path, pipeline: Pipeline, recipes: dict[str, Recipe]) -
                     f"which the pipeline does not have before it; it has {', '.join(known) or 'none'}"
                 )
         before.append(name)
+        _require_held_out(path.parent / pipeline.mixes[name].recipe, pipeline, recipe)
+
+
+def _require_held_out(path: Path, pipeline: Pipeline, recipe: Recipe) -> None:
+    """Raise ConfigError for a recipe that takes the raw examples of a task whose cluster is held out."""
+    for derived in pipeline.derive:
+        for task in derived.tasks if derived.how == "templates" and derived.held_out else ():
+            if task.source in recipe.sources() and (
+                task.cluster in derived.held_out or task.cluster.startswith(PER_DOCUMENT)
+            ):
+                held = ", ".join(derived.held_out)
+                raise ConfigError(
+                    f"{path}: mix '{recipe.name}' takes source '{task.source}', but '{derived.name}' holds out "
+                    f"clusters of its tasks ({held}): take '{derived.name}' instead"
+                )
 
 
 def load_recipe(pipeline_path: Path, name: str, entry: MixEntry) -> Recipe:

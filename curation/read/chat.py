@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,11 +29,12 @@ from curation.read.record import (
     scalars,
     string_at,
     user,
+    value_at,
     whole_file,
 )
 from curation.read.rows import json_value
 from curation.read.shapes import RowOptions, shape_row, shaped
-from curation.read.streams import chunks
+from curation.read.streams import chunks, plain_name
 
 # "function_call" is what the model writes and "observation" what a tool answers (LLaMA-Factory's ShareGPT).
 ROLES = {
@@ -175,7 +177,10 @@ def chain_of_thought(file: RawFile, limits: Limits, options: RowOptions) -> Iter
     def shape(row, options):
         question, answer, rationale = (row[key].replace("\\n", "\n").strip() for key in columns)
         document = conversation([user(question), assistant(f"{rationale}\nThe answer is {answer}.")], {}, ())
-        document.metadata["answer"] = answer
+        document.metadata |= {
+            "answer": answer,
+            "example": {"question": question, "rationale": rationale, "answer": answer},
+        }
         return document
 
     columns = ("question", "answer", "rationale")
@@ -196,6 +201,51 @@ def self_instruct(file: RawFile, limits: Limits, options: RowOptions) -> Iterato
         return made
 
     return shaped(file, limits, options, shape)
+
+
+class ExampleOptions(RowOptions):
+    target_key: str = "label"
+    input_keys: tuple[str, ...] = ()  # of the plain question; none: every other field that is a string
+    labels: tuple[str, ...] = ()  # what a target that is a number stands for
+
+
+def examples(file: RawFile, limits: Limits, options: ExampleOptions) -> Iterator[Item]:
+    """Labelled examples of a task, as data sets hold them: every field, for templates, and a plain question.
+
+    The row is kept in the metadata as `example`, without what JSON cannot hold. The question is its input fields,
+    each on a line of its own; the answer is the target, or the label that its number stands for.
+    """
+
+    def shape(row, options):
+        target = value_at(row, options.target_key)
+        if options.labels:
+            if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(options.labels):
+                last = len(options.labels) - 1
+                raise BadRecordError(
+                    f"'{options.target_key}' is {target!r}, expected a label's number, 0 to {last}"
+                )
+            target = options.labels[target]
+        elif not isinstance(target, str | int | float):
+            raise BadRecordError(f"'{options.target_key}' is {kind_of(target)}, expected a string or a number")
+        keys = options.input_keys or [
+            key for key, value in row.items() if isinstance(value, str) and key != options.target_key
+        ]
+        asked = "\n".join(string_at(row, key) for key in keys)
+        if not asked.strip():
+            raise SkipRecord("no question")
+        document = conversation([user(asked), assistant(str(target))], {}, ())
+        document.metadata = {"example": {key: value for key, value in row.items() if _is_json(value)}}
+        return document
+
+    return shaped(file, limits, options, shape)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # bytes of an image, a date
+        return False
+    return True
 
 
 class TaskOptions(RowOptions):
@@ -227,6 +277,11 @@ def natural_instructions(file: RawFile, limits: Limits, options: TaskOptions) ->
         chosen = sorted(sorted(chosen, key=lambda place: (keys[place], place))[: options.instances])
     license_names = task.get("Instance License")
     metadata = {"license": license_names[0]} if isinstance(license_names, list) and license_names else {}
+    # The file's name is the task's, in these data and in their papers: of this reader it is content.
+    metadata["task"] = plain_name(file.path.name).removesuffix(".json")
+    categories = task.get("Categories")
+    if isinstance(categories, list) and categories and isinstance(categories[0], str):
+        metadata["category"] = categories[0]
 
     def shape(row, options):
         given = f"{definition}\n\n{string_at(row, 'input')}"

@@ -61,6 +61,7 @@ READERS: dict[str, Reader] = {
     "chain_of_thought": _rows(chat.chain_of_thought, "chat"),
     "self_instruct": _rows(chat.self_instruct, "chat"),
     "natural_instructions": Reader(chat.natural_instructions, "chat", chat.TaskOptions),
+    "examples": _rows(chat.examples, "chat", chat.ExampleOptions),
     "meetings": _rows(chat.meetings, "chat"),
     "story_questions": _rows(chat.story_questions, "chat"),
     "prompt_chosen_rejected": _rows(pairs.prompt_chosen_rejected, "pairs"),

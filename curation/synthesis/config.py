@@ -116,14 +116,12 @@ class Endpoint(Strict):
         return urlsplit(self.url).path.endswith("/chat/completions")
 
 
-class Synthesis(Strict):
-    """A source that a model makes: parents chosen, a template filled for each, the responses parsed.
+class Parents(Strict):
+    """A source that is made of documents of other sources, its parents.
 
-    `name`, `kind`, `type`, `profile`, `holdout` and `quality` are those of `curation.ingest.Source`.
-
-    `documents`: so many parents, the first ones by keyed hash, so that a larger number keeps the smaller one's;
-    all where it is not given. Held-out parents are never used. The template is Jinja2, with the variables text,
-    id, source and metadata (the parent's, as in `metadata.title`); it is run in Jinja's sandbox.
+    `name`, `kind`, `type`, `profile`, `holdout` and `quality` are those of `curation.ingest.Source`. `documents`:
+    so many parents, the first ones by keyed hash, so that a larger number keeps the smaller one's; all where it is
+    not given. Held-out parents are never used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
@@ -137,27 +135,12 @@ class Synthesis(Strict):
     parents: Annotated[tuple[str, ...], Field(alias="from", min_length=1)]
     documents: Annotated[Count, Field(gt=0)] | None = None
     filter: dict[str, Bound] = Field(default_factory=dict)  # by measurement
-    template: str | None = None
-    template_file: str | None = None  # beside the pipeline file
-    cut: Cut = Cut()
-    generator: Annotated[LocalModel | Endpoint, Field(discriminator="kind")]
-    sampling: Sampling = Sampling()
-    parse: Parse = Parse()
-    keep_unfinished: bool = True  # responses that max_tokens ended; false: to the quarantine
     shard_bytes: Bytes = 256 << 20  # of text
 
     @model_validator(mode="after")
-    def _settings_fit(self) -> Synthesis:
-        if (self.template is None) == (self.template_file is None):
-            raise ValueError(f"synthesis '{self.name}': expected one of template and template_file")
-        if self.parse.how != "whole" and self.kind != "chat":
-            raise ValueError(
-                f"synthesis '{self.name}': parse '{self.parse.how}' gives chat, but kind is {self.kind}"
-            )
-        if self.cut.tokens is not None and self.generator.kind != "transformers":
-            raise ValueError(f"synthesis '{self.name}': cut.tokens needs a local model; use cut.characters")
+    def _parents_differ(self) -> Parents:
         if len(set(self.parents)) < len(self.parents):
-            raise ValueError(f"synthesis '{self.name}': 'from' names a source twice")
+            raise ValueError(f"'{self.name}': 'from' names a source twice")
         return self
 
     def profile_of_filter(self) -> Profile:
@@ -170,3 +153,31 @@ class Synthesis(Strict):
                     rule = {"name": f"filter_{len(rules)}", "measurement": measurement, comparison: value}
                     rules.append(Rule(**rule, missing="drop", source="the pipeline file"))
         return Profile(name=f"filter of {self.name}", version=1, rules=tuple(rules))
+
+
+class Synthesis(Parents):
+    """A source that a model makes: parents chosen, a template filled for each, the responses parsed.
+
+    The template is Jinja2, with the variables text, id, source and metadata (the parent's, as in
+    `metadata.title`); it is run in Jinja's sandbox.
+    """
+
+    template: str | None = None
+    template_file: str | None = None  # beside the pipeline file
+    cut: Cut = Cut()
+    generator: Annotated[LocalModel | Endpoint, Field(discriminator="kind")]
+    sampling: Sampling = Sampling()
+    parse: Parse = Parse()
+    keep_unfinished: bool = True  # responses that max_tokens ended; false: to the quarantine
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Synthesis:
+        if (self.template is None) == (self.template_file is None):
+            raise ValueError(f"synthesis '{self.name}': expected one of template and template_file")
+        if self.parse.how != "whole" and self.kind != "chat":
+            raise ValueError(
+                f"synthesis '{self.name}': parse '{self.parse.how}' gives chat, but kind is {self.kind}"
+            )
+        if self.cut.tokens is not None and self.generator.kind != "transformers":
+            raise ValueError(f"synthesis '{self.name}': cut.tokens needs a local model; use cut.characters")
+        return self

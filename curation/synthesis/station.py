@@ -81,12 +81,12 @@ def synthesise(
     Raises ConfigError for a template, model folder, key or filter that cannot be used, before anything is asked.
     """
     template = load_template(config, folder)
-    identity = _identity(ctx, config)
+    identity = identity_of(ctx, config)
     keep = {"kind", "name", "parents", "documents", "filter", "cut", "sampling", "parse"}
     literals = config.model_dump(mode="json", include={*keep, "keep_unfinished", "shard_bytes"})
     literals |= {"template": template.text, "generator": identity, "seed": seed}
     literals["holdouts"] = {source: holdouts[source] for source in sorted(config.parents)}
-    inputs = {f"ledger/{ledger.name}": ledger.content for ledger in ledgers if _decides_on(ledger, config.parents)}
+    inputs = {f"ledger/{ledger.name}": ledger.content for ledger in ledgers if decides_on(ledger, config.parents)}
     for source in sorted(config.parents):
         inputs |= {f"pool/{source}": pools[source].content, f"measured/{source}": measured[source].content}
 
@@ -109,7 +109,7 @@ def open_generator(config: Synthesis, identity: dict[str, Any]) -> Generator:
     return LocalGenerator(config.generator, config.sampling, identity)
 
 
-def _identity(ctx: Context, config: Synthesis) -> dict[str, Any]:
+def identity_of(ctx: Context, config: Synthesis) -> dict[str, Any]:
     if config.generator.kind == "endpoint":
         from curation.synthesis.endpoint import endpoint_identity
 
@@ -120,7 +120,7 @@ def _identity(ctx: Context, config: Synthesis) -> dict[str, Any]:
     return local_identity(config.generator, cache, ctx.executor)
 
 
-def _decides_on(ledger: StepOutput, sources: tuple[str, ...]) -> bool:
+def decides_on(ledger: StepOutput, sources: tuple[str, ...]) -> bool:
     return any((ledger.folder / "ledger" / source).is_dir() for source in sources)
 
 
@@ -141,8 +141,8 @@ def _work(build: Build, config: Synthesis, template: Template, generator: Genera
     totals: Counter[str] = Counter()
     with (
         ShardWriter(build.folder / "shards", config.name, DOCUMENT, config.shard_bytes) as shards,
-        _rows(build.folder / "quarantine.parquet", QUARANTINE) as quarantine,
-        _rows(build.folder / "prompts.parquet", PROMPTS) as prompts,
+        appended(build.folder / "quarantine.parquet", QUARANTINE) as quarantine,
+        appended(build.folder / "prompts.parquet", PROMPTS) as prompts,
     ):
         for window in _windows(_parents(config, template, generator, picks)):
             answers = _answers(build, window, generator, cache, base_seed if config.sampling.temperature else None)
@@ -177,7 +177,7 @@ def _work(build: Build, config: Synthesis, template: Template, generator: Genera
 
 
 @contextlib.contextmanager
-def _rows(path: Path, schema: pa.Schema):
+def appended(path: Path, schema: pa.Schema):
     """A function that appends rows to a Parquet file, which is complete or absent."""
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema)) if rows else None

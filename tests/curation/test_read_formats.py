@@ -182,7 +182,7 @@ def test_task_files_give_a_document_an_instance(read):
     items = read("natural_instructions", task(["a", "b"]), "task.json")
     assert [turns(item.messages)[-1] for item in items] == [("assistant", "A"), ("assistant", "B")]
     assert items[0].messages[0]["content"] == "Do it.\n\na"
-    assert items[0].metadata == {"license": "MIT"}
+    assert items[0].metadata == {"license": "MIT", "task": "task"}
 
 
 def test_the_choice_of_instances_does_not_depend_on_their_order(read):
