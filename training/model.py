@@ -58,16 +58,19 @@ def device() -> torch.device:
 @contextlib.contextmanager
 def fixed_arithmetic(threads: int, seed: int) -> Iterator[None]:
     """Inside: this many threads, deterministic kernels, a seeded generator. Outside: as it was before."""
+    filling = torch.utils.deterministic.fill_uninitialized_memory
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a guard for debugging: a tenth of the time
         torch.manual_seed(seed)
         try:
             yield
         finally:
             torch.set_num_threads(before[0])
             torch.use_deterministic_algorithms(before[1])
+            torch.utils.deterministic.fill_uninitialized_memory = filling
 
 
 def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTrainedModel:
