@@ -12,14 +12,13 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from curation.files import read_json
 from curation.steps import Build, StepOutput
-from training.batch import make_batch, pair_batch
+from training.batch import make_batch
 from training.config import EvaluateConfig
 from training.data import Data, open_data
-from training.dpo import pair_logps
 from training.head import cross_entropy
 from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal, load_reward
-from training.plan import best_fit_decreasing, pair_bins
-from training.reward import scores
+from training.pair_accuracy import choose, pair_accuracy
+from training.plan import best_fit_decreasing
 from training.samples import continuations
 
 FORMAT = 1
@@ -85,7 +84,7 @@ def bits_per_byte(model: PreTrainedModel, data: Data, config: EvaluateConfig) ->
     Returns {window, all, by_source: {source: ...}}, each line {documents, windows, tokens, bytes, bits,
     bits_per_byte}.
     """
-    rows = _choose(data, data.length, config.text_tokens)
+    rows = choose(data, data.length, config.text_tokens)
     windows = [_windows(int(data.start[row]), int(data.length[row]), config.window) for row in rows]
     of_row = np.repeat(np.arange(len(rows)), [len(spans) for spans in windows])
     spans = np.array([span for document in windows for span in document], np.int64).reshape(-1, 2)
@@ -126,69 +125,6 @@ def bits_per_byte(model: PreTrainedModel, data: Data, config: EvaluateConfig) ->
     return {"window": config.window, "all": line(np.ones(len(rows), bool)), "by_source": by_source}
 
 
-def pair_accuracy(
-    model: PreTrainedModel, method: str, data: Data, reference: StepOutput | None, config: EvaluateConfig
-) -> dict[str, Any]:
-    """How often the chosen answer of a held-out pair has the higher reward, by source, with a 95 % interval.
-
-    The reward is the model's score, or of DPO beta times the log-ratio to the reference. A tie is an error.
-    Sequences are cut to `pair_tokens`. Returns {pair_tokens, all, by_source: {source: ...}}, each line {pairs,
-    truncated, correct, ties, accuracy, accuracy_low, accuracy_high, margin (mean)}.
-    """
-    rows = _choose(data, np.ones(data.rows, np.int64), config.pairs)
-    if method == "reward":
-        chosen, rejected = _pair_scores(model, data, rows, config)
-    else:
-        base = load_causal(reference.folder / "model").to(device()).eval()
-        limits = config.pair_tokens, config.micro_batch_tokens
-        policy, before = pair_logps(model, data, rows, *limits), pair_logps(base, data, rows, *limits)
-        chosen, rejected = (config.beta * (new - old) for new, old in zip(policy, before, strict=True))
-    margin = chosen.astype(np.float64) - rejected
-    cut = np.maximum(data.length[rows], data.rejected_length[rows]) > config.pair_tokens
-    chance = np.random.default_rng(config.seed)
-
-    def line(which: np.ndarray) -> dict[str, Any]:
-        values = margin[which]
-        low, high = bootstrap_interval(values > 0, config.bootstrap, chance)
-        return {
-            "pairs": len(values),
-            "truncated": int(cut[which].sum()),
-            "correct": int((values > 0).sum()),
-            "ties": int((values == 0).sum()),
-            "accuracy": float((values > 0).mean()) if len(values) else None,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "margin": float(values.mean()) if len(values) else None,
-        }
-
-    total = line(np.ones(len(rows), bool))
-    by_source = {name: line(data.source[rows] == position) for position, name in enumerate(data.sources)}
-    return {"pair_tokens": config.pair_tokens, "all": total, "by_source": by_source}
-
-
-def bootstrap_interval(
-    correct: np.ndarray, resamples: int, chance: np.random.Generator
-) -> tuple[float | None, float | None]:
-    """The 2.5 and 97.5 percentiles of the mean under resampling with replacement. correct: bool (n,)."""
-    if not len(correct):
-        return None, None
-    # Resampling n of n outcomes that are right or wrong is drawing from a binomial of the observed share.
-    means = chance.binomial(len(correct), correct.mean(), resamples) / len(correct)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _pair_scores(
-    model: PreTrainedModel, data: Data, rows: np.ndarray, config: EvaluateConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """The reward model's scores of both sides, float32 (rows,) each."""
-    chosen, rejected = np.zeros((2, len(rows)), np.float32)
-    for members in pair_bins(data, rows, config.pair_tokens, config.micro_batch_tokens):
-        found = scores(model, pair_batch(data, rows[members], config.pair_tokens, device())).cpu().numpy()
-        chosen[members], rejected[members] = np.split(found, 2)
-    return chosen, rejected
-
-
 def _open(output: StepOutput | None) -> Data | None:
     """The held-out data, None where there is none."""
     data = None if output is None else open_data(output)
@@ -205,16 +141,6 @@ def _answers(data: Data, tokenizer: Path) -> Data:
             decoder.decode(data.tokens[span][data.mask[span] == 1], skip_special_tokens=True).encode()
         )
     return replace(data, bytes=sizes)
-
-
-def _choose(data: Data, cost: np.ndarray, budget: int) -> np.ndarray:
-    """Rows of each source in the manifest's order, while their cost fits the budget, at least one. int64."""
-    chosen = []
-    for position in range(len(data.sources)):
-        rows = np.flatnonzero(data.source == position)
-        rows = rows[np.lexsort((rows, data.order[rows]))]
-        chosen.append(rows[: max(1, int(np.searchsorted(np.cumsum(cost[rows]), budget, "right")))])
-    return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
 
 def _windows(start: int, length: int, window: int) -> list[tuple[int, int]]:

@@ -240,7 +240,8 @@ def line_chart(
             drawing.text(x(place), height - bottom + 15, name, "t", anchor)
     else:
         for tick in nice_ticks(low_x, high_x, 5 if wide else 4):
-            drawing.text(x(tick), height - bottom + 15, human.count(tick), "t", "middle")
+            label = human.number(round(tick, 10)) if high_x < 10 else human.count(tick)
+            drawing.text(x(tick), height - bottom + 15, label, "t", "middle")
     drawing.text((left + width - right) / 2, height - 6, x_label, "t dim", "middle")
     for curve in curves:
         finite = [(x(a), y(b)) for a, b in curve.points if math.isfinite(b)]

@@ -127,17 +127,37 @@ def bits_per_byte(evaluations: dict[str, dict[str, Any]], classes: dict[str, str
 
 
 def _pairs(stage: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy on held-out pairs with its interval, in all and by source."""
+    """Accuracy on held-out pairs with its interval: in all, by source, by length and margin; and calibration."""
     what = "reward model" if found["method"] == "reward" else "implicit reward"
-    lines = [("all", found["pairs"]["all"]), *found["pairs"]["by_source"].items()]
+    pairs = found["pairs"]
+    lines = [("all", pairs["all"]), *pairs["by_source"].items()]
+    groups = {"Source": lines if len(lines) > 2 else lines[1:] or lines}
+    groups["Length of the answers"] = list(pairs.get("by_length", {}).items())
+    groups["Margin of the labels"] = list(pairs.get("by_margin", {}).items())
     return {
         "stage": stage,
         "what": what,
-        "lines": [
-            {"source": source, **line, "chart": _interval(source, line)}
-            for source, line in (lines if len(lines) > 2 else lines[1:] or lines)
+        "groups": [
+            (
+                name,
+                [{"name": one, **line, "chart": _interval(one, line)} for one, line in members if line["pairs"]],
+            )
+            for name, members in groups.items()
+            if members
         ],
+        "calibration": _calibration(stage, pairs.get("calibration", [])),
+        "calibration_error": pairs.get("calibration_error"),
     }
+
+
+def _calibration(stage: str, levels: list[dict[str, float]]) -> Markup | None:
+    """How often rewards are right, by how sure they are; a reward that means what it says lies on the diagonal."""
+    if len(levels) < 2:
+        return None
+    points = [(level["confidence"], level["accuracy"]) for level in levels]
+    ends = [(x, x) for x in (points[0][0], points[-1][0])]
+    curves = [svg.Curve("sure as it may be", "thin dim", ends), svg.Curve("accuracy", "ink", points)]
+    return svg.line_chart(curves, f"calibration of {stage}", "confidence")
 
 
 def _interval(source: str, line: dict[str, Any]) -> Markup | None:

@@ -3,10 +3,10 @@
     make benchmark-peers
     MIXWRIGHT_DATA=... python -m tests.benchmarks.trainers --peer .peers/trl/bin/python
 
-A Llama shape of 13 million parameters with a 16k vocabulary, pairs of hh-rlhf of at most 512 tokens a side, 8 rows a
-step, float32, AdamW without decay at a constant rate. Both sides start from the same weights and are fed the same
-rows in the same order; they take turns step by step, so that whatever else runs on the machine slows both. Tokens are
-those of the rows, prompt and answer of each side, without padding, however often or seldom a side computes them.
+A Llama shape of 13 million parameters with a 16k vocabulary, pairs of hh-rlhf of at most 512 tokens a side, 8 rows
+a step, float32, AdamW without decay at a constant rate. Both sides start from the same weights and get the same
+rows in the same order; they take turns step by step, so that whatever else runs here slows both. Tokens
+are those of the rows, prompt and answer of each side, without padding, however often a side computes them.
 Between the turns a matrix product is timed. Fails if the losses of a step differ by more than 1e-3.
 """
 

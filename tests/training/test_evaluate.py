@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM
 from curation.files import read_json
 from training.config import EvaluateConfig, TrainConfig
 from training.data import open_data
-from training.evaluate import _windows, bits_per_byte, bootstrap_interval, pair_accuracy
+from training.evaluate import _windows, bits_per_byte
 from training.model import load_causal
+from training.pair_accuracy import bootstrap_interval, by_length, by_margin, calibration, pair_accuracy
 from training.station import evaluate, train
 
-from .conftest import VOCABULARY
+from .conftest import VOCABULARY, pair, write_data
 
 
 @pytest.fixture
@@ -86,6 +87,10 @@ def test_every_stage_has_its_evaluation(context, pretrained, texts, pairs, token
     assert results["reward"]["pairs"]["all"]["accuracy"] > 0.9
     assert results["dpo"]["pairs"]["all"]["accuracy"] > 0.6
     assert results["dpo"]["pairs"]["all"]["pairs"] == 30
+    by_length = results["reward"]["pairs"]["by_length"]
+    assert sum(line["pairs"] for line in by_length.values()) == 30
+    assert "by_margin" not in results["reward"]["pairs"]  # the pairs have none
+    assert sum(level["pairs"] for level in results["reward"]["pairs"]["calibration"]) == 30
     assert [sample["kind"] for sample in results["pretrain"]["samples"]] == ["text", "text"]
     assert results["dpo"]["samples"][0]["kind"] == "chat"
     assert results["dpo"]["samples"][0]["prompt"].endswith("<|assistant|>")
@@ -110,3 +115,41 @@ def test_interval_is_that_of_resampling():
     assert bootstrap_interval(correct, 100, np.random.default_rng(3)) == bootstrap_interval(
         correct, 100, np.random.default_rng(3)
     )
+
+
+def test_pairs_are_told_apart_by_length(context):
+    rows = [pair("judged", "q", "a" * chosen, "b" * rejected) for chosen, rejected in ((9, 2), (2, 9), (40, 41))]
+    data = open_data(write_data(context, "preference", rows))
+    lengths = data.length - data.rejected_length
+    groups = by_length(data, np.arange(3))
+    assert {name: lengths[which].tolist() for name, which in groups.items()} == {
+        "chosen longer": [7],
+        "alike": [-1],
+        "rejected longer": [-7],
+    }
+
+
+def test_pairs_are_told_apart_by_margin():
+    assert by_margin(np.zeros(5)) == {}
+    few = by_margin(np.array([1.0, 0.5, 0.5]))
+    assert {name: which.tolist() for name, which in few.items()} == {
+        "0.5": [False, True, True],
+        "1": [True, False, False],
+    }
+    many = by_margin(np.arange(9.0))
+    assert [which.sum() for which in many.values()] == [3, 3, 3]
+    assert np.sum(list(many.values()), axis=0).tolist() == [1] * 9
+
+
+def test_calibration_of_rewards_that_mean_what_they_say():
+    chance = np.random.default_rng(0)
+    truth = chance.normal(size=20_000) * 2
+    wins = chance.random(20_000) < 1 / (1 + np.exp(-truth))  # as Bradley and Terry have it
+    margin = np.where(wins, truth, -truth)  # of the chosen side over the other
+    levels, error = calibration(margin)
+    assert [level["pairs"] for level in levels] == [2000] * 10
+    assert all(abs(level["confidence"] - level["accuracy"]) < 0.04 for level in levels)
+    assert error < 0.02
+    assert calibration(5 * margin)[1] > 0.1  # surer than it may be
+    assert calibration(np.zeros(4)) == ([{"confidence": 0.5, "accuracy": 0.5, "pairs": 1}] * 4, 0.0)
+    assert calibration(np.zeros(0)) == ([], None)

@@ -4,9 +4,9 @@
 
 Both sides start from the same weights of random models of Llama's and GPT-2's shape, in float32, with eager
 attention and padded rows on TRL's side, packed rows on ours, and are fed the same token ids: lengths that differ,
-answers of a single token, pad tokens inside an answer, a last step of fewer rows. Compared are the log-probability of
-every token in the loss, the losses and gradient norms of 20 steps, and the weights after them. Prints a line for each
-case and fails on any difference above its limit.
+answers of a single token, pad tokens inside an answer, a last step of fewer rows. Compared are the log-probability
+of every token in the loss, losses and gradient norms of 20 steps, and the weights after them. Prints a line for
+each case and fails on any difference above its limit.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ Known differences of definition, none of them in the comparison above:
   pad = eos that is the token before the end.
 - pairs beyond the length limit: ours are cut, dropped or refused, and counted; TRL's reward trainer drops the pair
   silently, its DPO trainer cuts both sides.
-- plain text: the first token of a row has no target on either side; transformers before 5 divide by one more token.
+- plain text: the first token of a row has no target on either side; older transformers divide by one token more.
 """
 
 
@@ -267,16 +267,26 @@ def apart(ours: dict, theirs: dict) -> dict[str, float]:
         raise RuntimeError("the two sides have other tokens in the loss")
     steps = list(zip(ours["steps"], theirs["steps"], strict=True))
     norms = [(a["gradient_norm"], float(b["grad_norm"])) for a, b in steps]
-    moved = []
-    for name, weight in ours["weights"].items():
-        other = theirs["weights"][name]
-        moved.append(float((weight - other).norm() / other.norm().clamp(min=1e-12)))
+    moved = [_weights_apart(name, weight, theirs["weights"][name]) for name, weight in ours["weights"].items()]
     return {
         "token log-probabilities": max(float(np.abs(np.subtract(a, b)).max()) for a, b in pairs if a),
         "losses": max(abs(a["loss"] - float(b["loss"])) / max(1.0, abs(a["loss"])) for a, b in steps),
         "gradient norms": max(abs(a - b) / b for a, b in norms),
         "weights": max(moved),
     }
+
+
+def _weights_apart(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The difference of a parameter, relative to its size or to how far AdamW can have moved it.
+
+    Without the biases of GPT-2's keys: softmax does not see them, so their gradient is rounding, and AdamW walks
+    by its sign.
+    """
+    if name.endswith("c_attn.bias"):
+        width = len(ours) // 3
+        ours, theirs = (torch.cat([one[:width], one[2 * width :]]) for one in (ours, theirs))
+    size = max(float(theirs.norm()), STEPS * RATE * theirs.numel() ** 0.5)
+    return float((ours - theirs).norm()) / size
 
 
 def main() -> int:

@@ -3,8 +3,7 @@
 The job: method (sft, reward, dpo), model (a folder), rows (token ids: prompt, chosen, rejected; margin), order
 (of rows, as they are fed), batch (rows of a micro-batch), steps, settings (of TRL's config), weights (a file to
 write) and values (whether to give what the model says of every token). Prints a line of JSON for these if wanted,
-one when ready, and one a step. With `gate` each step waits for a line on standard input, so that two sides can take
-turns.
+one when ready, and one a step. With `gate` each step waits for a line on standard input: two sides can take turns.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class Steps(TrainerCallback):
 
 
 def values(model, trainer, method: str) -> list[list[float]]:
-    """Log-probabilities of the tokens in the loss by sequence, in the order of batches; of a reward model, scores."""
+    """Log-probabilities of tokens in the loss by sequence, in the batches' order; of a reward model, scores."""
     result = []
     for batch in trainer.get_train_dataloader():
         given = {name: batch[name] for name in ("input_ids", "attention_mask")}
