@@ -495,11 +495,27 @@ def dedup(
         str | None, typer.Option(help="Field that holds a number; the highest is best.")
     ] = None,
     scheme: Annotated[
-        str, typer.Option("--scheme", "--preset", help="fineweb, dolma3, or bands x rows such as 14x8.")
+        str,
+        typer.Option(
+            "--scheme",
+            "--preset",
+            help="fineweb, dolma3, bands x rows as 14x8, or a mapping: '{similarity: 0.8, permutations: 256}', "
+            "'{unit: characters, ngram: 24, bands: 20, rows: 13}'.",
+        ),
     ] = "fineweb",
     threshold: Annotated[float, typer.Option(help="True Jaccard similarity that makes duplicates.")] = 0.8,
-    verify_ngram: Annotated[int, typer.Option(min=1, help="Words in the n-grams that are compared.")] = 3,
+    verify_ngram: Annotated[
+        int | None,
+        typer.Option(min=1, help="Units in the n-grams that are compared. Default: 3 words, else the scheme's."),
+    ] = None,
     exact_only: Annotated[bool, typer.Option("--exact-only", help="Remove equal texts alone.")] = False,
+    exact_by: Annotated[
+        str | None, typer.Option(help="A field, such as url, that exact duplicates share instead of the text.")
+    ] = None,
+    alike: Annotated[
+        str | None,
+        typer.Option(help="What exact duplicates may differ in: unicode, case, punctuation, white_space."),
+    ] = None,
     keep: Annotated[
         str, typer.Option(help="Which is kept, in this order: best, longest, newest, oldest.")
     ] = "longest",
@@ -544,8 +560,9 @@ def dedup(
         fields={name: value for name, value in options.items() if value is not None},
         dedup={
             "scheme": command.scheme(scheme),
+            "exact": command.exact(exact_by, alike),
             "threshold": threshold,
-            "verify_ngram": verify_ngram,
+            **({} if verify_ngram is None else {"verify_ngram": verify_ngram}),
             "keep": {"sources": prefer or [], "then": wishes, "score": "score" if "best" in wishes else None},
             "alarm_share": alarm_share,
             "index": index,

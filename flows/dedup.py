@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.padding import Padding
@@ -34,10 +35,21 @@ SHINGLES_SHOWN = 12
 STYLES = {"same": "dim", "ins": "green", "del": "red", "gap": "dim"}
 
 
-def scheme(given: str) -> str | dict[str, int]:
-    """A preset's name, or "14x8" as bands and rows."""
-    match = re.fullmatch(r"(\d+)x(\d+)", given)
-    return {"bands": int(match[1]), "rows": int(match[2])} if match else given
+def scheme(given: str) -> str | dict[str, Any]:
+    """A preset's name, "14x8" as bands and rows, or a mapping as in a pipeline file."""
+    if match := re.fullmatch(r"(\d+)x(\d+)", given):
+        return {"bands": int(match[1]), "rows": int(match[2])}
+    if not given.lstrip().startswith("{"):
+        return given
+    try:
+        return yaml.safe_load(given)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--scheme {given}: no mapping: {error}") from None
+
+
+def exact(by: str | None, alike: str | None) -> dict[str, Any]:
+    """What exact duplicates share: a field instead of the text, and how it is made alike."""
+    return ({"by": by} if by else {}) | {name: True for name in (alike or "").split(",") if name}
 
 
 def request(**options: Any) -> Request:

@@ -39,7 +39,10 @@ def scores(pool: Path, measured: Path, name: str, rows: np.ndarray) -> np.ndarra
 
 def metadata(pool: Path, name: str, rows: np.ndarray) -> list[Any]:
     """Of some rows of a pool's shard the field `name` (dotted where nested) of the metadata; None without it."""
-    if "metadata" not in pq.read_schema(pool).names:
+    names = pq.read_schema(pool).names
+    if "value" in names:  # of records that stay in their files: there the field has been read
+        return read_parquet(pool, ["value"])["value"].take(pa.array(rows)).to_pylist()
+    if "metadata" not in names:
         return [None] * len(rows)
     column = read_parquet(pool, columns=["metadata"])["metadata"].take(pa.array(rows))
     return [_field(text, name) for text in column.to_pylist()]

@@ -31,9 +31,10 @@ from curation.steps import Build, Context, StepOutput, step
 VERSION = 1
 
 
-def shard_schema(scheme: Scheme | None) -> pa.Schema:
+def shard_schema(scheme: Scheme | None, valued: bool = False) -> pa.Schema:
     """The columns of a shard. `id` and `content_hash` are XXH3-128 of the text: equal texts have equal ids, and
-    `origin` (the record's own id where a field is named, else file@offset) tells them apart."""
+    `origin` (the record's own id where a field is named, else file@offset) tells them apart. `value`: what exact
+    deduplication compares, where a field is named for it."""
     signature = scheme.signature if scheme else pa.null()
     return pa.schema(
         [
@@ -46,6 +47,7 @@ def shard_schema(scheme: Scheme | None) -> pa.Schema:
             ("bytes", pa.uint64()),
             ("content_hash", pa.string()),
             ("minhash", signature),
+            *([("value", pa.string())] if valued else []),
         ]
     )
 
@@ -109,7 +111,9 @@ def read_unit(
             elif len(item):
                 yield item
 
-    schema = shard_schema(scheme).with_metadata(reference_metadata(piece, fields, limits))
+    schema = shard_schema(scheme, fields.value is not None).with_metadata(
+        reference_metadata(piece, fields, limits)
+    )
     packed = {name: "NONE" if name == "minhash" else "ZSTD" for name in schema.names}
     with atomic(folder / "shards" / f"{key}.parquet") as temporary:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -137,13 +141,14 @@ def measured(records: pa.Table, name: str, schema: pa.Schema, scheme: Scheme | N
         "bytes": pa.array(np.diff(offsets).astype(np.uint64)),
         "content_hash": hashes,
         "minhash": pa.nulls(len(texts)),
+        "value": records["value"],
     }
     if scheme:
         rows, signed = signatures(texts, scheme)
         columns["minhash"] = pa.FixedSizeListArray.from_arrays(
             pa.array(rows.ravel()), scheme.permutations, mask=pa.array(~signed)
         )
-    return pa.table(columns, schema=schema)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def _problem_row(source: str, piece: Piece, problem: Problem) -> dict[str, object]:

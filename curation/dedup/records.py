@@ -7,6 +7,7 @@ records.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import model_serializer
 
 from curation.config import Strict
 from curation.dedup.json_lines import INTEGER, NUMBER, OBJECT, STRING, find, line_bounds, strings
@@ -35,6 +37,7 @@ RECORD = pa.schema(
         ("key", pa.string()),  # the record's own id; null where no field is named
         ("created", pa.string()),
         ("score", pa.float64()),
+        ("value", pa.string()),  # what exact deduplication compares, if not the text: a string or an integer
         ("offset", pa.int64()),  # of the line in the decompressed file; of Parquet the row
         ("length", pa.int64()),  # of the line, without what blanks surround it; of Parquet 0
     ]
@@ -48,6 +51,12 @@ class Fields(Strict):
     key: str | None = None
     created: str | None = None
     score: str | None = None
+    value: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_value(self, handler: Any) -> dict[str, Any]:
+        values = handler(self)
+        return values if self.value else {name: path for name, path in values.items() if name != "value"}
 
 
 def read_records(piece: Piece, fields: Fields, limits: Limits) -> Iterator[pa.Table | Problem]:
@@ -102,8 +111,8 @@ def _parsed(
         sure &= np.isin(found["key"].kinds, (STRING, INTEGER))
     if "score" in found:
         sure[sure] &= np.isfinite(_numbers(data, found["score"], sure).fill_null(0).to_numpy())
-    columns: dict[str, pa.Array] = {name: pa.nulls(int(sure.sum())) for name in ("key", "created", "score")}
-    kinds = {"text": (STRING,), "key": (STRING, INTEGER), "created": (STRING,)}
+    columns: dict[str, pa.Array] = {name: pa.nulls(int(sure.sum())) for name in RECORD.names[1:5]}
+    kinds = {"text": (STRING,), "key": (STRING, INTEGER), "created": (STRING,), "value": (STRING, INTEGER)}
     for name, values in found.items():
         read = _numbers(data, values, sure) if name == "score" else _strings(data, values, sure, kinds[name])
         columns[name] = read.cast(RECORD.field(name).type)
@@ -189,7 +198,7 @@ def record_fields(value: Any, fields: Fields) -> dict[str, Any]:
     """The fields of one record. Raises BadRecordError where its text or its id is missing or of another type."""
     if not isinstance(value, dict):
         raise BadRecordError(f"the record is {kind_of(value)}, expected an object")
-    found: dict[str, Any] = {"text": string_at(value, fields.text), "key": None}
+    found: dict[str, Any] = {"text": string_at(value, fields.text), "key": None, "value": None}
     if fields.key is not None:
         key = value_at(value, fields.key)
         if isinstance(key, bool) or not isinstance(key, str | int):
@@ -202,6 +211,11 @@ def record_fields(value: Any, fields: Fields) -> dict[str, Any]:
         except BadRecordError:
             other = None
         found[name] = other if isinstance(other, kind) and not isinstance(other, bool) else None
+    if fields.value is not None:
+        with contextlib.suppress(BadRecordError):
+            other = value_at(value, fields.value)
+            if isinstance(other, str | int) and not isinstance(other, bool):
+                found["value"] = str(other)
     return found
 
 
@@ -216,7 +230,7 @@ def _parquet(piece: Piece, fields: Fields) -> Iterator[pa.Table | Problem]:
         at_once = min(1 << 16, max(1, BLOCK * rows // max(1, size)))
         paths = {name: path for name, path in fields if path is not None}
         _require(file.schema_arrow, paths, piece.name)
-        for batch in file.iter_batches(at_once, groups, list(paths.values()), use_threads=False):
+        for batch in file.iter_batches(at_once, groups, list(dict.fromkeys(paths.values())), use_threads=False):
             table = pa.Table.from_batches([batch])
             found = {name: _at(table, path.split(".")) for name, path in paths.items()}
             places = {
@@ -224,7 +238,7 @@ def _parquet(piece: Piece, fields: Fields) -> Iterator[pa.Table | Problem]:
                 "length": np.zeros(len(table), int),
             }
             missing = pa.nulls(len(table))
-            columns = {name: found.get(name, missing).cast(RECORD.field(name).type) for name in RECORD.names[:4]}
+            columns = {name: found.get(name, missing).cast(RECORD.field(name).type) for name in RECORD.names[:5]}
             table = pa.table({**columns, **places}, schema=RECORD)
             first += len(table)
             unusable = table["text"].is_null().to_numpy()

@@ -52,7 +52,7 @@ def referenced_texts(path: Path, rows: np.ndarray) -> Iterator[pa.Array]:
     places = read_parquet(path, columns=["offset", "length"]).take(pa.array(rows))
     offsets, lengths = places["offset"].to_numpy(), places["length"].to_numpy()
     found = 0
-    only = fields.model_copy(update={"key": None, "created": None, "score": None})
+    only = fields.model_copy(update={"key": None, "created": None, "score": None, "value": None})
     for texts in _texts(piece, only, limits, offsets, lengths):
         found += len(texts)
         yield texts

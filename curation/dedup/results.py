@@ -26,7 +26,7 @@ REMOVED = pa.schema(
         ("source", pa.string()),
         ("origin", pa.string()),
         ("stage", pa.string()),  # exact, fuzzy
-        ("similarity", pa.float64()),  # true Jaccard to the twin; 1.0 for the same text
+        ("similarity", pa.float64()),  # true Jaccard to the twin; 1.0 for what is exactly the same
         ("twin", pa.string()),
         ("twin_source", pa.string()),
         ("twin_origin", pa.string()),

@@ -65,21 +65,28 @@ class Exact(Strict):
         return self == Exact()
 
 
+def _usual_ngram(found: dict[str, Any]) -> int:
+    """3 words; of characters and tokens, of which unrelated texts share most 3-grams, those of the signature."""
+    scheme = found.get("scheme", Scheme())
+    return min(3, scheme.ngram) if scheme.unit in ("words", "datatrove") else scheme.ngram
+
+
 class Dedup(Strict):
     """Settings of exact and fuzzy deduplication.
 
     `scheme` is that of the measuring pass: "fineweb", "dolma3" or a mapping. Two documents that share a band are
     near-duplicates if the Jaccard similarity of their sets of shingles of `verify_ngram` units reaches `threshold`
-    (Olmo 3: 3-grams, 0.8). `max_bucket` bounds the work on a bucket of many documents: each is compared with
-    the `max_bucket` most preferred ones of the bucket. A source that loses more than `alarm_share` of its
-    documents to one stage raises an alarm. `memory` bounds what deciding may hold (`curation.dedup.plan`).
+    (Olmo 3: 3-grams of words, 0.8; of characters and tokens the scheme's own n-grams if nothing is said).
+    `max_bucket` bounds the work on a bucket of many documents: each is compared with the `max_bucket` most
+    preferred ones of the bucket. A source that loses more than `alarm_share` of its documents to one stage raises
+    an alarm. `memory` bounds what deciding may hold (`curation.dedup.plan`).
     `index` is the folder of an index that fuzzy deduplication compares with and extends
     (`curation.dedup.incremental`).
     """
 
     exact: Exact = Exact()
     scheme: SchemeField = Scheme()
-    verify_ngram: Annotated[int, Field(ge=1)] = 3
+    verify_ngram: Annotated[int, Field(ge=1, default_factory=_usual_ngram)]
     threshold: Annotated[Share, Field(gt=0, le=1)] = 0.8
     keep: Keep = Keep()
     max_bucket: Annotated[int, Field(ge=1)] = 100
@@ -104,6 +111,12 @@ class Dedup(Strict):
                 f"verify_ngram is {self.verify_ngram}, more than the scheme's ngram of {self.scheme.ngram}: "
                 "a document could have a signature and nothing to verify it with"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _an_index_compares_texts(self) -> Dedup:
+        if self.index is not None and not self.exact.measured:
+            raise ValueError("an index holds texts as they are: leave out 'exact' or 'index'")
         return self
 
 

@@ -67,6 +67,12 @@ class Request(Strict):
         return self
 
     @property
+    def read_fields(self) -> Fields:
+        """The fields that are read of each record: those named, and what exact deduplication compares."""
+        by = self.dedup.exact.by
+        return self.fields.model_copy(update={"value": None if by == "text" else by})
+
+    @property
     def limits(self) -> Limits:
         return Limits(self.max_document_bytes, self.max_file_bytes, self.max_ratio)
 
@@ -117,7 +123,7 @@ def dedup_files(ctx: Context, request: Request, out: Path) -> Deduplicated:
     files = find_inputs(request.inputs)
     scheme = None if request.exact_only else request.dedup.scheme
     outputs = ctx.executor.each(
-        lambda name: read(ctx, name, files[name], request.fields, request.limits, scheme), files
+        lambda name: read(ctx, name, files[name], request.read_fields, request.limits, scheme), files
     )
     pools = dict(zip(files, outputs, strict=True))
     settings = request.dedup.model_copy(update={"memory": request.memory})
