@@ -1,14 +1,16 @@
 """Deduplication against its peers: speed of the whole command, recall and precision on labelled pairs, scaling.
 
     make benchmark-peers                                      # .peers/: a virtual environment for each peer, once
-    MIXWRIGHT_DATA=... python -m tests.benchmarks.dedup speed --megabytes 400 --cores 1
+    MIXWRIGHT_DATA=... python -m tests.benchmarks.dedup speed --megabytes 400 --slice 25 --cores 1
     MIXWRIGHT_DATA=... python -m tests.benchmarks.dedup quality --pairs 80000
     MIXWRIGHT_DATA=... python -m tests.benchmarks.dedup peers-quality --pairs 4000
     MIXWRIGHT_DATA=... python -m tests.benchmarks.dedup scale --documents 100000 1000000 10000000
 
 Each command runs as a process of its own, pinned to the same cores, from JSON lines to the ids that are kept;
 starting up, reading and writing included. Seconds are of wall time and of processor time, children included; the
-ratios are of processor time, which other work on the machine hardly changes.
+ratios are of processor time, which other work on the machine hardly changes. With `--slice` the peers of SLOW get
+only so many megabytes of the same documents, and rates are compared: hours become minutes, and what they need to
+start is a small share of that.
 """
 
 from __future__ import annotations
@@ -46,34 +48,46 @@ from tests.benchmarks.dedup_corpus import (
 from tests.benchmarks.dedup_runs import PEERS, mixwright, peer
 from tests.benchmarks.kernels import machine, megabytes, speed
 
+SLOW = ("datatrove", "text-dedup")
+
+
+def beginning(made: list[tuple[str, str]], size: float) -> list[tuple[str, str]]:
+    """The first documents, of about `size` bytes."""
+    ends = np.cumsum([len(text) for _, text in made])
+    return made[: int(np.searchsorted(ends, size)) + 1]
+
 
 def run_speed(options: argparse.Namespace, work: Path) -> dict:
-    folder = work / "input"
+    folder, some = work / "input", work / "slice"
     folder.mkdir()
+    some.mkdir()
     made = list(documents(int(options.megabytes * 1e6)))
     size = write_jsonl(folder / "part.jsonl", made, options.cores) / 1e6
+    sliced = write_jsonl(some / "part.jsonl", beginning(made, (options.slice or size) * 1e6), options.cores) / 1e6
     runs = [mixwright(folder, work / f"out{at}", options.cores) for at in range(options.runs)]
     ours = min(runs, key=lambda run: run["processor"])
     rows = {"mixwright dedup": ours}
     for name in PEERS:
         if not options.peers or any(name.startswith(wanted) for wanted in options.peers):
-            outcome = peer(name, folder, work / name.replace(" ", "-"), options.cores)
+            outcome = peer(name, some if name in SLOW else folder, work / name.replace(" ", "-"), options.cores)
             rows |= {name: outcome} if outcome else {}
-    table = Table("command", "seconds", "processor s", "MB/s a core", "times, processor", "times, wall", "kept")
+    table = Table("command", "MB", "seconds", "processor s", "MB/s a core", "times", "times, wall", "kept")
     found = {}
     for name, row in rows.items():
+        own = sliced if name in SLOW else size
         found[name] = {
+            "megabytes": own,
             "seconds": row["seconds"],
             "processor": row["processor"],
-            "rate": size / row["processor"],
-            "times": row["processor"] / ours["processor"],
-            "times_wall": row["seconds"] / min(run["seconds"] for run in runs),
+            "rate": own / row["processor"],
+            "times": row["processor"] / own / (ours["processor"] / size),
+            "times_wall": row["seconds"] / own / (min(run["seconds"] for run in runs) / size),
             "kept": len(row["kept"]),
         }
         table.add_row(name, *(f"{value:,.1f}" for value in found[name].values()))
-    some = [text for _, text in made[:4000]]
-    texts = pa.array(some, pa.large_string())
-    kernel = speed(lambda: signatures(texts, PRESETS["fineweb"]), megabytes(some))
+    first = [text for _, text in made[:4000]]
+    texts = pa.array(first, pa.large_string())
+    kernel = speed(lambda: signatures(texts, PRESETS["fineweb"]), megabytes(first))
     table.title = f"{len(made):,} documents, {size:,.1f} MB, {options.cores} cores; kernel {kernel:.0f} MB/s"
     Console(width=140).print(table)
     return {"megabytes": size, "documents": len(made), "cores": options.cores, "kernel": kernel, "rows": found}
@@ -201,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "quality", "peers-quality", "scale"])
     parser.add_argument("--megabytes", type=float, default=100, help="text of the speed comparison")
+    parser.add_argument("--slice", type=float, help="megabytes for the slow peers; all without it")
     parser.add_argument("--pairs", type=int, default=4000, help="labelled pairs")
     parser.add_argument("--seeds", type=int, default=8, help="sets of permutations for the recall of quality")
     parser.add_argument("--documents", type=int, nargs="+", default=[100_000, 1_000_000])

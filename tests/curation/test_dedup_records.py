@@ -81,7 +81,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('ab"é', max_size=3), inner, max_size=4),
     max_leaves=12,
 )
-DEEP = Fields(text="page.body", key="id", created="page.day", score="page.score.value")
+DEEP = Fields(text="page.body", key="id", created="page.day", score="page.score.value", value="page.day")
 PAGES = st.fixed_dictionaries(
     {"page": VALUES | st.fixed_dictionaries({"body": VALUES, "day": VALUES, "score": VALUES})},
     optional={"id": VALUES, "page.body": VALUES, "pag": VALUES},
