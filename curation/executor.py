@@ -1,7 +1,8 @@
-"""Where the units of a stage run: one after the other, in threads, or in processes.
+"""Where the units of a stage run: one after the other, in threads, in processes, or on a cluster.
 
-A unit is a call of an importable function with picklable arguments; its result is a small JSON value. Kernels that
-release the GIL run in threads, Python code in processes (started by spawn, so that no lock is inherited).
+A unit is a call of an importable function with picklable arguments; its result is a small JSON value. On this
+machine kernels that release the GIL run in threads, Python code in processes (started by spawn, so that no lock is
+inherited). Clusters are in `curation.cluster`.
 """
 
 from __future__ import annotations
@@ -10,101 +11,79 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, Literal
 
 Kind = Literal["threads", "processes"]
 ENGINES = ("local", "inline")
 ATTEMPTS = 3  # a unit whose worker process dies is tried this often
-WINDOW = 4  # units in flight a worker: a million units cost no memory
+WINDOW = 4  # calls in flight a worker: a million units cost no memory
+LOOK = 0.5  # seconds after which who waits for a result looks whether the executor was closed
 
 
 class StoppedError(Exception):
     """The executor was closed while units were left."""
 
 
-class LocalExecutor:
-    """Runs units on this machine, `workers` at once over all stages that share the executor.
+class Executor(ABC):
+    """Runs units, `workers` at once over all stages that share the executor."""
 
-    `workers=1` and `engine="inline"` run every unit in the calling thread.
-    """
+    workers: int
+    closed = False
 
-    def __init__(self, workers: int | None = None, engine: str = "local"):
-        if engine not in ENGINES:
-            raise ValueError(f"engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
-        self.workers = max(1, workers or os.cpu_count() or 1) if engine == "local" else 1
-        self._slots = threading.BoundedSemaphore(self.workers)
-        self._lock = threading.Lock()
-        self._processes: ProcessPoolExecutor | None = None
-        self._closed = False
-
+    @abstractmethod
     def map(self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind) -> Iterator[tuple[int, Any]]:
         """Call `function(*unit)` for every unit; yield (position of the unit, result) as each completes.
 
         Raises the first exception of a unit; StoppedError once the executor is closed.
         """
-        units = list(units)
-        if kind == "processes" and self.workers > 1:
-            yield from self._map_processes(function, units)
-        elif self.workers == 1 or len(units) < 2:
-            for position, unit in enumerate(units):
-                yield position, self._in_slot(function, *unit)
-        else:
-            with ThreadPoolExecutor(min(self.workers, len(units))) as pool:
-                calls = [(position, (function, *unit)) for position, unit in enumerate(units)]
-                yield from self._drain(pool, self._in_slot, calls)
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers at once. What a unit had not finished is done again on the next run."""
 
     def each(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """`function(item)` for every item, as many at once as there are workers; the results in order.
+        """`function(item)` for every item, several at once, in threads of this process; the results in order.
 
         For the steps of several sources: each may call `map` on this executor.
         """
         items = list(items)
         if self.workers == 1 or len(items) < 2:
             return [function(item) for item in items]
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.steps_at_once) as pool:
             calls = [(position, (item,)) for position, item in enumerate(items)]
-            results = dict(self._drain(pool, function, calls))
+            results = dict(self._drain(partial(pool.submit, function), calls))
         return [results[position] for position in range(len(items))]
 
-    def _in_slot(self, function, *arguments):
-        with self._slots:
-            if self._closed:
-                raise StoppedError("the run was stopped")
-            return function(*arguments)
+    @property
+    def steps_at_once(self) -> int:
+        return self.workers
 
-    def _map_processes(self, function, units) -> Iterator[tuple[int, Any]]:
-        todo = dict(enumerate(units))
-        for attempt in range(1, ATTEMPTS + 1):
-            pool = self._pool()
-            try:
-                for position, result in self._drain(pool, function, list(todo.items())):
-                    del todo[position]
-                    yield position, result
-                return
-            except BrokenProcessPool as error:
-                self._discard(pool)
-                if attempt == ATTEMPTS:
-                    name = f"{function.__module__}.{function.__name__}"
-                    raise RuntimeError(
-                        f"a worker process died {ATTEMPTS} times in {name} (out of memory?); "
-                        f"{len(todo)} units are left and a rerun continues there"
-                    ) from error
+    def threads(self, units: int) -> int:
+        """How many threads each of so many units may use, so that no worker stands idle."""
+        return max(1, self.workers // max(1, units))
 
-    def _drain(self, pool: Executor, function, units) -> Iterator[tuple[int, Any]]:
+    def _drain(
+        self, submit: Callable[..., Future], calls: Iterable[tuple[int, tuple]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Submit the calls, given as (key, arguments), in a bounded window; yield (key, result) as they end."""
         pending: dict[Future, int] = {}
-        queue = iter(units)
+        queue = iter(calls)
         try:
             while True:
                 while len(pending) < WINDOW * self.workers and (following := next(queue, None)):
-                    position, unit = following
-                    pending[pool.submit(function, *unit)] = position
+                    key, arguments = following
+                    pending[submit(*arguments)] = key
                 if not pending:
                     return
-                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                done, _ = wait(pending, LOOK, return_when=FIRST_COMPLETED)
+                if not done and self.closed:
+                    raise StoppedError("the run was stopped")
                 for future in done:
                     yield pending.pop(future), future.result()
         except (Exception, GeneratorExit):
@@ -116,9 +95,64 @@ class LocalExecutor:
             for future in pending:
                 future.cancel()
 
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+class LocalExecutor(Executor):
+    """Runs units on this machine.
+
+    `workers=1` and `engine="inline"` run every unit in the calling thread.
+    """
+
+    def __init__(self, workers: int | None = None, engine: str = "local"):
+        if engine not in ENGINES:
+            raise ValueError(f"engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
+        self.workers = max(1, workers or os.cpu_count() or 1) if engine == "local" else 1
+        self._slots = threading.BoundedSemaphore(self.workers)
+        self._lock = threading.Lock()
+        self._processes: ProcessPoolExecutor | None = None
+
+    def map(self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind) -> Iterator[tuple[int, Any]]:
+        units = list(units)
+        if kind == "processes" and self.workers > 1:
+            yield from self._map_processes(function, units)
+        elif self.workers == 1 or len(units) < 2:
+            for position, unit in enumerate(units):
+                yield position, self._in_slot(function, *unit)
+        else:
+            with ThreadPoolExecutor(min(self.workers, len(units))) as pool:
+                yield from self._drain(partial(pool.submit, self._in_slot, function), enumerate(units))
+
+    def _in_slot(self, function, *arguments):
+        with self._slots:
+            if self.closed:
+                raise StoppedError("the run was stopped")
+            return function(*arguments)
+
+    def _map_processes(self, function, units) -> Iterator[tuple[int, Any]]:
+        todo = dict(enumerate(units))
+        for attempt in range(1, ATTEMPTS + 1):
+            pool = self._pool()
+            try:
+                for position, result in self._drain(partial(pool.submit, function), list(todo.items())):
+                    del todo[position]
+                    yield position, result
+                return
+            except BrokenProcessPool as error:
+                self._discard(pool)
+                if attempt == ATTEMPTS:
+                    raise RuntimeError(
+                        f"a worker process died {ATTEMPTS} times in {name_of(function)} (out of memory?); "
+                        f"{len(todo)} units are left and a rerun continues there"
+                    ) from error
+
     def _pool(self) -> ProcessPoolExecutor:
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise StoppedError("the run was stopped")
             if self._processes is None:
                 self._processes = ProcessPoolExecutor(
@@ -138,16 +172,16 @@ class LocalExecutor:
         pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
-        """End the worker processes at once. What a unit had not finished is done again on the next run."""
-        self._closed = True
+        self.closed = True
         if self._processes is not None:
             self._discard(self._processes)
 
-    def __enter__(self) -> LocalExecutor:
-        return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+def name_of(function: Callable[..., Any]) -> str:
+    """The full name of a function; of a partial one that of the function it was given first."""
+    while isinstance(function, partial):
+        function = function.args[0] if function.args and callable(function.args[0]) else function.func
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _start_worker(parent: int) -> None:

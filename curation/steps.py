@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import psutil
 import pyarrow as pa
 from pydantic import BaseModel
 
-from curation.executor import Kind, LocalExecutor
+from curation.executor import Executor, Kind, LocalExecutor
 from curation.files import (
     TEMPORARY,
     atomic,
@@ -67,7 +68,7 @@ class Context:
     """What a step may use: the workspace, an executor, and how to treat trouble."""
 
     workspace: Path
-    executor: LocalExecutor = field(default_factory=lambda: LocalExecutor(engine="inline"))
+    executor: Executor = field(default_factory=lambda: LocalExecutor(engine="inline"))
     strict: bool = False
     build: bool = True  # False: never work, raise StepMissingError instead
     progress: Progress = field(default_factory=Progress)
@@ -137,8 +138,9 @@ class Build:
     def map(self, function: Callable[..., Any], units: dict[str, tuple], kind: Kind) -> dict[str, Any]:
         """Call `function(folder, key, *arguments)` for each unit and return its JSON results by key.
 
-        A unit done by an earlier, interrupted run is not done again: `function` must write its files through
-        `curation.files` (complete or absent) and return only what is derived from its arguments.
+        A unit done by an earlier, interrupted run is not done again, nor by a worker that takes over from one that
+        died: `function` must write its files through `curation.files` (complete or absent) and return only what
+        is derived from its arguments.
         """
         journal = self.folder / UNITS
         journal.mkdir(parents=True, exist_ok=True)
@@ -148,11 +150,20 @@ class Build:
         self.context.progress.begin(self.name, len(units))
         self.context.progress.advance(self.name, len(results))
         calls = [(self.folder, key, *units[key]) for key in todo]
-        for position, result in self.context.executor.map(function, calls, kind):
-            write_json(journal / f"{todo[position]}.json", result)
+        for position, result in self.context.executor.map(partial(run_unit, function), calls, kind):
             results[todo[position]] = result
             self.context.progress.advance(self.name)
         return {key: results[key] for key in units}
+
+
+def run_unit(function: Callable[..., Any], folder: Path, key: str, *arguments: Any) -> Any:
+    """On a worker: do a unit and enter its result in the step's journal, unless it is there."""
+    done = folder / UNITS / f"{key}.json"
+    if done.exists():
+        return read_json(done)
+    result = function(folder, key, *arguments)
+    write_json(done, result)
+    return result
 
 
 def step(

@@ -51,7 +51,12 @@ Workspace = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Units of work at once. Default: one for each core.")]
 Engine = Annotated[
-    Literal["local", "inline"], typer.Option(help="Where units run: in threads and processes, or one by one.")
+    Literal["local", "inline", "dask", "ray"],
+    typer.Option(help="Where units run: in threads and processes, one by one, or on a cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The cluster of dask or ray. Default: one on this machine, for the run alone."),
 ]
 StrictMode = Annotated[bool, typer.Option("--strict", help="Fail on whatever is otherwise counted and reported.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
@@ -108,6 +113,8 @@ def _known_errors() -> dict[str, Exit]:
         "NonFiniteLossError": Exit.FAILED,
         "ProcessesError": Exit.FAILED,
         "ServerError": Exit.FAILED,
+        "ClusterError": Exit.FAILED,
+        "EngineError": Exit.USAGE,
         "StoppedError": Exit.INTERRUPTED,
         "RunNotFoundError": Exit.NOT_FOUND,
         "NoSuchStepError": Exit.NOT_FOUND,
@@ -145,6 +152,7 @@ def run(
     until: Annotated[str, typer.Option(help="Stop after this job: ingest, curate, mix or train.")] = "train",
     workers: Workers = None,
     engine: Engine = "local",
+    address: Address = None,
     strict: StrictMode = False,
     dry_run: DryRun = False,
     no_orchestrator: NoOrchestrator = False,
@@ -161,7 +169,7 @@ def run(
 
     if until not in JOBS:
         raise typer.BadParameter(f"'{until}' is no job; choose one of {', '.join(JOBS)}", param_hint="--until")
-    options = Options(pipeline, workspace, until, workers, engine, strict, settings or [])
+    options = Options(pipeline, workspace, until, workers, engine, address, strict, settings or [])
     missing = missing_step(options)
     if dry_run:
         _tell_dry_run(missing)
@@ -195,6 +203,56 @@ def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
             finished = run_flow(options, terminal, terminal.stage)
     print_summary(finished, out)
     out.print(f"\nreport: {_escape(finished.folder / 'report.html')}")
+
+
+@app.command()
+def serve(
+    pipeline: Annotated[Path, typer.Argument(help="The pipeline file (YAML).")],
+    cron: Annotated[
+        str | None, typer.Option(help='When to run, as in cron: "0 3 * * *" is each night at 3.')
+    ] = None,
+    interval: Annotated[str | None, typer.Option(help="How often to run instead: 90s, 30m, 12h or 1d.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Of the cron line, such as Europe/Berlin.")] = None,
+    workspace: Workspace = WORKSPACE,
+    until: Annotated[str, typer.Option(help="Stop after this job: ingest, curate, mix or train.")] = "train",
+    workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
+    strict: StrictMode = False,
+    port: Annotated[int, typer.Option(help="Of Prefect's UI, on the loopback interface.")] = 4200,
+    settings: Settings = None,
+) -> None:
+    """Run a pipeline on a schedule: take in new raw files, build the mixes anew, train where enough has changed.
+
+    A night that is due while another is at work is left out. `retrain: {min_changed: 5%}` in the pipeline file
+    says how much change is enough, `on_failure: {command: ..., webhook: VARIABLE}` whom a failure is told.
+
+    Example: mixwright serve manifests/real/pipeline.yaml --cron "0 3 * * *"
+    """
+    from flows.execute import Options
+    from flows.line import JOBS
+
+    if until not in JOBS:
+        raise typer.BadParameter(f"'{until}' is no job; choose one of {', '.join(JOBS)}", param_hint="--until")
+    if (cron is None) == (interval is None):
+        raise typer.BadParameter("give one of --cron and --interval", param_hint="--cron")
+    every = _duration(interval) if interval else None
+    options = Options(pipeline, workspace, until, workers, engine, address, strict, settings or [])
+    from flows import schedule
+
+    schedule.serve(options, cron, every, timezone, port, lambda line: out.print(_escape(line)))
+
+
+def _duration(text: str) -> Any:
+    """90s, 30m, 12h or 1d."""
+    import re
+    from datetime import timedelta
+
+    match = re.fullmatch(r"(\d+)([smhd])", text.strip())
+    if match is None or int(match[1]) == 0:
+        raise typer.BadParameter(f"'{text}': expected such as 90s, 30m, 12h or 1d", param_hint="--interval")
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
 
 
 @app.command()
@@ -233,15 +291,16 @@ def mix(
     workspace: Workspace = WORKSPACE,
     workers: Workers = None,
     engine: Engine = "local",
+    address: Address = None,
     strict: StrictMode = False,
     dry_run: DryRun = False,
     settings: Settings = None,
     exact: Exactly = False,
 ) -> None:
     """Build one mix (and the mixes it takes rows from) over curated pools; print its account and manifest."""
-    from curation.executor import LocalExecutor
     from curation.files import read_json
     from curation.steps import Context
+    from flows.engines import open_executor
     from flows.line import direct
     from flows.planning import build_mix, plan_recipe, print_account, print_plan
     from flows.terminal import Terminal
@@ -252,8 +311,9 @@ def mix(
         if planned.problems:
             raise typer.Exit(Exit.NEGATIVE)
         return
-    with LocalExecutor(workers, engine) as executor, Terminal(out) as terminal:
-        context = Context(workspace.resolve(), executor, strict, progress=terminal)
+    place = workspace.resolve()
+    with open_executor(engine, workers, address, place) as executor, Terminal(out) as terminal:
+        context = Context(place, executor, strict, progress=terminal)
         built = build_mix(recipe, _with_exact(settings, exact), context, terminal.stage(direct))
     head = read_json(built.folder / "mix.json")
     print_account(head["name"], head["account"], head["totals"], out)

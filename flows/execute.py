@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from curation.executor import LocalExecutor
 from curation.steps import Context, Progress, StepMissingError, StepOutput
+from flows.engines import open_executor
 from flows.line import JOBS, Line, Stage, direct
 from flows.pipeline import load_pipeline
 from flows.report import write_report
@@ -22,6 +24,7 @@ class Options:
     until: str = JOBS[-1]
     workers: int | None = None  # None: as many as there are cores
     engine: str = "local"
+    address: str | None = None  # of the engine's cluster; None: one of the run's own
     strict: bool = False
     settings: list[str] = field(default_factory=list)  # "dotted.key=value", laid over the pipeline file
 
@@ -66,22 +69,32 @@ def finished_run(options: Options) -> Run | None:
     return latest if done else None
 
 
-def execute(options: Options, progress: Progress | None = None, stage: Stage = direct) -> Run:
+def config_of(line: Line) -> dict[str, Any]:
+    """The whole configuration of a run in plain data: the pipeline's and that of its recipes."""
+    recipes = {name: recipe.model_dump(mode="json") for name, recipe in line.recipes.items()}
+    return line.pipeline.model_dump(mode="json") | {"recipes": recipes}
+
+
+def execute(
+    options: Options,
+    progress: Progress | None = None,
+    stage: Stage = direct,
+    trains: Callable[[Line], bool] = lambda line: True,
+) -> Run:
     """Run the pipeline's jobs up to `options.until` and write the report; every finished step stays.
 
+    `trains` is asked once the mixes are there whether models are to be trained.
     Raises what the stations raise; the run is then recorded as failed, or as interrupted by a signal.
     """
     progress = progress or Progress()
-    with LocalExecutor(options.workers, options.engine) as executor:
-        context = Context(options.workspace.resolve(), executor, options.strict, progress=progress)
+    workspace = options.workspace.resolve()
+    with open_executor(options.engine, options.workers, options.address, workspace) as executor:
+        context = Context(workspace, executor, options.strict, progress=progress)
         line = open_line(options, context, stage)
-        config = line.pipeline.model_dump(mode="json") | {
-            "recipes": {name: recipe.model_dump(mode="json") for name, recipe in line.recipes.items()}
-        }
-        recorder = Recorder(context.workspace, line.pipeline.name, config, f"until {options.until}")
+        recorder = Recorder(context.workspace, line.pipeline.name, config_of(line), f"until {options.until}")
         context.progress = Recorded(progress, recorder)
         try:
-            line.run(options.until)
+            line.run(options.until, trains)
         except Exception as error:
             recorder.finish("failed", f"{type(error).__name__}: {error}")
             raise

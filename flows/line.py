@@ -75,10 +75,11 @@ class Line:
     checkpoints: Outputs = field(default_factory=dict)
     evaluations: Outputs = field(default_factory=dict)
 
-    def run(self, until: str = "train") -> None:
-        """All jobs in order, up to and with `until`."""
+    def run(self, until: str = "train", trains: Callable[[Line], bool] = lambda line: True) -> None:
+        """All jobs in order, up to and with `until`. `trains` is asked before training whether to go on."""
         for job in JOBS[: JOBS.index(until) + 1]:
-            getattr(self, job)()
+            if job != "train" or trains(self):
+                getattr(self, job)()
 
     def _each_source(
         self, name: str, work: Callable[[str], StepOutput], sources: Sequence[AnySource] | None = None

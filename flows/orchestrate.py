@@ -43,7 +43,7 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
 
     `shown` wraps the way a stage is run, so that a watcher hears of stages.
     """
-    with _server(options.workspace.resolve()):
+    with server(options.workspace.resolve()):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         session = _Session(progress, shown)
@@ -57,6 +57,7 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
                     workspace=str(options.workspace),
                     workers=options.workers,
                     engine=options.engine,
+                    address=options.address,
                     strict=options.strict,
                     settings=options.settings,
                 )
@@ -70,27 +71,31 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
 
 
 @contextlib.contextmanager
-def _server(workspace: Path) -> Iterator[None]:
-    """Point this process at a server: the one the user names, or the workspace's own."""
+def server(workspace: Path, scheduler_port: int | None = None) -> Iterator[str]:
+    """Point this process at a server: the one the user names, or the workspace's own. Yields its address.
+
+    `scheduler_port`: the workspace's own starts scheduled runs, and shows its UI at this port if it is free.
+    """
     if url := os.environ.get("PREFECT_API_URL"):
         if not healthy(url.rstrip("/")):
             raise ServerError(
                 f"no Prefect server answers at PREFECT_API_URL={url}. Start it, unset the variable for a server "
                 "of the run's own, or run with --no-orchestrator."
             )
-        yield
+        yield url.rstrip("/")
         return
     home = Path(os.environ.get("PREFECT_HOME") or workspace / "prefect")
-    with embedded_server(home) as url:
+    with embedded_server(home, scheduler_port) as url:
         before = dict(os.environ)
-        os.environ.update(quiet_environment(home) | {"PREFECT_API_URL": url})
+        told = {} if scheduler_port is None else {"PREFECT_LOGGING_TO_API_ENABLED": "true"}
+        os.environ.update(quiet_environment(home) | told | {"PREFECT_API_URL": url})
         try:
             from prefect.context import SettingsContext, get_settings_context
             from prefect.settings import Settings
 
             # Prefect reads the environment when it is imported; an earlier import has read another one.
             with SettingsContext(profile=get_settings_context().profile, settings=Settings()):
-                yield
+                yield url
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -106,21 +111,30 @@ def flows() -> dict[str, Callable[..., str]]:
     from prefect import flow
     from prefect.runtime import flow_run
 
+    from flows.artifacts import show
+
     def make(job: str, title: str, what: str) -> Callable[..., str]:
         def body(
             pipeline: str,
             workspace: str = "workspace",
             workers: int | None = None,
             engine: str = "local",
+            address: str | None = None,
             strict: bool = False,
             settings: list[str] | None = None,
         ) -> str:
             session = _session.get()
-            options = Options(Path(pipeline), Path(workspace), job, workers, engine, strict, settings or [])
+            options = Options(
+                Path(pipeline), Path(workspace), job, workers, engine, address, strict, settings or []
+            )
             if session is None:
-                return execute(options, stage=as_task).name
+                run = execute(options, stage=as_task)
+                show(run)
+                return run.name
             session.flow_run = flow_run.get_id()
-            return execute(options, session.progress, session.shown(as_task)).name
+            run = execute(options, session.progress, session.shown(as_task))
+            show(run)
+            return run.name
 
         body.__name__ = title
         return flow(name=title, description=what, persist_result=False)(body)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from curation.classify.settings import QUALITY, TOPIC, Classifier
-from curation.config import ConfigError, Strict, load_config
+from curation.config import ConfigError, Share, Strict, load_config
 from curation.decontaminate.settings import Decontaminate
 from curation.dedup.settings import Dedup
 from curation.derive.config import Derived
@@ -40,6 +40,21 @@ class Stage(Strict):
     config: TrainConfig
 
 
+class Retrain(Strict):
+    """When a scheduled run trains anew: a mix that training uses has changed by this share of its tokens since the
+    models were trained. Of the tokens that came and those that went the larger number counts."""
+
+    min_changed: Share = Field(ge=0, le=1)
+
+
+class OnFailure(Strict):
+    """Whom a scheduled run tells that it failed. `command` is run without a shell; `webhook` is the *name* of the
+    environment variable that holds the address, since an address is a secret and this file is not."""
+
+    command: str | None = None
+    webhook: str | None = Field(None, pattern=r"^[A-Z][A-Z0-9_]*$")
+
+
 class Pipeline(Strict):
     """A pipeline file. `mixes` and `train` are in order: what an entry builds on comes before it."""
 
@@ -57,6 +72,8 @@ class Pipeline(Strict):
     heldout: Heldout = Field(default_factory=Heldout)
     train: dict[str, Stage] = Field(default_factory=dict)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    retrain: Retrain | None = None  # without it a scheduled run trains whenever a mix has changed
+    on_failure: OnFailure = Field(default_factory=OnFailure)
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Pipeline:
@@ -184,6 +201,17 @@ def _require_held_out(path: Path, pipeline: Pipeline, recipe: Recipe) -> None:
 def load_recipe(pipeline_path: Path, name: str, entry: MixEntry) -> Recipe:
     settings = [f"{key}={_flow(value)}" for key, value in entry.set.items()]
     return read_recipe(pipeline_path.parent / entry.recipe, [*settings, f"name={name}"])
+
+
+def as_settings(values: dict[str, Any], above: str = "") -> list[str]:
+    """Nested values as the "dotted.key=value" strings that are laid over a file."""
+    settings = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            settings += as_settings(value, f"{above}{key}.")
+        else:
+            settings.append(f"{above}{key}={_flow(value)}")
+    return settings
 
 
 def _flow(value: Any) -> str:

@@ -48,16 +48,19 @@ def quiet_environment(home: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def embedded_server(home: Path) -> Iterator[str]:
-    """Yield the API URL of a running server whose database is in `home`. Raises ServerError."""
+def embedded_server(home: Path, scheduler_port: int | None = None) -> Iterator[str]:
+    """Yield the API URL of a running server whose database is in `home`. Raises ServerError.
+
+    With `scheduler_port` it is one that starts scheduled runs and has a UI, at that port if it is free.
+    """
     home.mkdir(parents=True, exist_ok=True)
     with open(home / "users.lock", "a") as users:
         with _exclusive(home / "start.lock"):
             fcntl.flock(users, fcntl.LOCK_SH)
-            url = _running(home)
+            url = _running(home, scheduler_port is not None)
             process = None
             if url is None:
-                process, url = _start(home)
+                process, url = _start(home, scheduler_port)
         try:
             yield url
         finally:
@@ -66,17 +69,24 @@ def embedded_server(home: Path) -> Iterator[str]:
                 _wait_or_kill(process)
 
 
-def _running(home: Path) -> str | None:
+def _running(home: Path, scheduler: bool) -> str | None:
     try:
-        url = read_json(home / "server.json")["url"]
+        found = read_json(home / "server.json")
+        url = found["url"]
     except (OSError, ValueError, KeyError):
         return None
-    return url if healthy(url) else None
+    if not healthy(url):
+        return None
+    if scheduler and not found.get("scheduler"):
+        raise ServerError(
+            f"{home}: a run is going on with a server that has no scheduler; serve when it has ended"
+        )
+    return url
 
 
-def _start(home: Path) -> tuple[subprocess.Popen, str]:
-    for _attempt in range(3):  # another program may take the port between finding and binding it
-        port = _free_port()
+def _start(home: Path, scheduler_port: int | None) -> tuple[subprocess.Popen, str]:
+    for attempt in range(3):  # another program may take the port between finding and binding it
+        port = scheduler_port if scheduler_port and not attempt and _is_free(scheduler_port) else _free_port()
         url = f"http://127.0.0.1:{port}/api"
         with open(home / "server.log", "ab") as log:
             process = subprocess.Popen(
@@ -85,11 +95,13 @@ def _start(home: Path) -> tuple[subprocess.Popen, str]:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=_server_environment(home),
+                env=_server_environment(home, url if scheduler_port is not None else None),
             )
         try:
             if _wait_for_health(process, url):
-                write_json(home / "server.json", {"url": url, "pid": process.pid})
+                write_json(
+                    home / "server.json", {"url": url, "pid": process.pid, "scheduler": scheduler_port is not None}
+                )
                 return process, url
         except BaseException:  # Ctrl-C while it starts: it has no user yet, so nothing else would end it soon
             _wait_or_kill(process, timeout=0)
@@ -110,14 +122,16 @@ def _wait_for_health(process: subprocess.Popen, url: str) -> bool:
     return False
 
 
-def _server_environment(home: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        **quiet_environment(home),
-        "PREFECT_API_URL": "",
-        "PREFECT_UI_ENABLED": "0",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-        "PREFECT__SERVER_FINAL": "1",
+def _server_environment(home: Path, scheduler_url: str | None) -> dict[str, str]:
+    """`scheduler_url`: where a server with scheduler and UI is to be found; None for one without."""
+    environment = {**os.environ, **quiet_environment(home), "PREFECT_API_URL": "", "PREFECT__SERVER_FINAL": "1"}
+    if scheduler_url is None:
+        return environment | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    return environment | {
+        "PREFECT_UI_ENABLED": "1",
+        "PREFECT_UI_API_URL": scheduler_url,
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
 
 
@@ -132,6 +146,16 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager

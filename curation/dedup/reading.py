@@ -68,7 +68,7 @@ def read(
     }
 
     def work(build: Build) -> None:
-        threads = max(1, ctx.executor.workers // len(parts))
+        threads = ctx.executor.threads(len(parts))
         keys = [f"{at:06d}" for at in range(len(parts))]
         units = {
             key: (source, piece, fields, limits, scheme, threads) for key, piece in zip(keys, parts, strict=True)

@@ -113,7 +113,7 @@ def measure(
 
     def work(build) -> None:
         shards = pool.shards()
-        threads = max(1, context.executor.workers // max(1, len(shards)))
+        threads = context.executor.threads(len(shards))
         units = {
             shard.stem: (str(shard), pool.source, config, groups, edits, model, rules, threads) for shard in shards
         }

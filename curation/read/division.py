@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curation.executor import LocalExecutor
+from curation.executor import Executor
 from curation.read.columnar import open_parquet, parquet_bytes
 from curation.read.record import Limits, Part, RawFile
 from curation.read.rows import Container, container_of
@@ -23,7 +23,7 @@ MANY = 16  # parts, up to which they are as small as that
 LARGE_PART = 256 << 20  # bytes of a part beyond
 
 
-def row_parts(file: RawFile, container: Container, limits: Limits, executor: LocalExecutor) -> list[Part]:
+def row_parts(file: RawFile, container: Container, limits: Limits, executor: Executor) -> list[Part]:
     """The parts of a file of rows; none if it is small, or of a kind that must be read from its beginning."""
     container = container_of(file, container)
     if container == "jsonl":
@@ -31,7 +31,7 @@ def row_parts(file: RawFile, container: Container, limits: Limits, executor: Loc
     return _row_group_parts(file, limits) if container == "parquet" else []
 
 
-def line_parts(file: RawFile, limits: Limits, executor: LocalExecutor) -> list[Part]:
+def line_parts(file: RawFile, limits: Limits, executor: Executor) -> list[Part]:
     """The parts of a plain file of lines."""
     size = file.path.stat().st_size
     count = _parts(size)

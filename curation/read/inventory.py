@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from curation.config import ConfigError
-from curation.executor import LocalExecutor
+from curation.executor import Executor
 from curation.files import file_hash, read_json, write_json
 from curation.read.dataset import Dataset, dataset_files
 from curation.read.python_environment import OWN, ROOTS, environment_root
@@ -92,7 +92,7 @@ def glob_pattern(pattern: str) -> re.Pattern:
 
 
 def inventory(
-    folder: Path | str, files: list[Path | RemotePath], cache: Path, executor: LocalExecutor
+    folder: Path | str, files: list[Path | RemotePath], cache: Path, executor: Executor
 ) -> list[RawFile]:
     """Each file with its content hash, sorted by hash and relative path: the canonical order of a source.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.config import Strict
-from curation.executor import LocalExecutor
+from curation.executor import Executor
 from curation.read import chat, pairs, python_environment, shapes, text, web
 from curation.read.division import line_parts, row_parts
 from curation.read.record import Item, Limits, Part, RawFile
@@ -26,18 +26,18 @@ class Reader:
     depends: tuple[str, ...] = ()  # "python" or distributions whose version can change the result
     empty: bool = False  # an empty file is usual and no problem
     licences: bool = False  # whether a file's folder has a licence for it
-    divide: Callable[[RawFile, Any, Limits, LocalExecutor], list[Part]] | None = None  # how a big file is divided
+    divide: Callable[[RawFile, Any, Limits, Executor], list[Part]] | None = None  # how a big file is divided
 
 
 def _rows(read: Read, kind: str, options: type[Strict] = shapes.RowOptions) -> Reader:
     return Reader(read, kind, options, divide=_by_rows)
 
 
-def _by_rows(file: RawFile, options: shapes.RowOptions, limits: Limits, executor: LocalExecutor) -> list[Part]:
+def _by_rows(file: RawFile, options: shapes.RowOptions, limits: Limits, executor: Executor) -> list[Part]:
     return row_parts(file, options.container, limits, executor)
 
 
-def _by_lines(file: RawFile, options: text.PlainOptions, limits: Limits, executor: LocalExecutor) -> list[Part]:
+def _by_lines(file: RawFile, options: text.PlainOptions, limits: Limits, executor: Executor) -> list[Part]:
     return line_parts(file, limits, executor) if options.document == "line" else []
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.utils import logging
 
 from curation.config import ConfigError
-from curation.executor import LocalExecutor
+from curation.executor import Executor
 from curation.files import json_hash
 from curation.read.inventory import find_files, inventory
 from curation.synthesis.config import LocalModel, Sampling
@@ -205,7 +205,7 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def local_identity(config: LocalModel, cache: Path, executor: LocalExecutor) -> dict[str, Any]:
+def local_identity(config: LocalModel, cache: Path, executor: Executor) -> dict[str, Any]:
     """What decides a local model's answers: the SHA-256 of its files, and what decides how numbers round.
 
     `cache` remembers the files' hashes. Raises ConfigError if the folder or its safetensors are missing.
