@@ -231,6 +231,7 @@ def serve(
     """
     from flows.execute import Options
     from flows.line import JOBS
+    from flows.serve import serve as start
 
     if until not in JOBS:
         raise typer.BadParameter(f"'{until}' is no job; choose one of {', '.join(JOBS)}", param_hint="--until")
@@ -238,9 +239,7 @@ def serve(
         raise typer.BadParameter("give one of --cron and --interval", param_hint="--cron")
     every = _duration(interval) if interval else None
     options = Options(pipeline, workspace, until, workers, engine, address, strict, settings or [])
-    from flows import schedule
-
-    schedule.serve(options, cron, every, timezone, port, lambda line: out.print(_escape(line)))
+    start(options, cron, every, timezone, port, lambda line: out.print(_escape(line)))
 
 
 def _duration(text: str) -> Any:

@@ -157,7 +157,7 @@ def as_task(name: str, work: Callable[[], Any]) -> Any:
 
     if (session := _session.get()) is not None:
         session.tasks += 1
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
+    return task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
 
 
 def _drain(session: _Session, timeout: float) -> None:

@@ -1,24 +1,18 @@
-"""Scheduled runs: the flow `nightly`, and the server and runner that start it when it is due."""
+"""The flow `nightly`, as the scheduler starts it: typed parameters, artifacts, hooks for failures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import prefect
 from prefect import flow
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.schedules import Cron, Interval
-from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from flows.artifacts import show
 from flows.execute import Options
 from flows.nightly import run_night
 from flows.notify import Failure, tell
-from flows.orchestrate import as_task, server
+from flows.orchestrate import as_task
 from flows.pipeline import Pipeline, as_settings, load_pipeline
 
 # What of a pipeline file can be changed for a run in the form of Prefect's UI.
@@ -79,46 +73,3 @@ def _tell(pipeline: str, workspace: str, status: str, error: str) -> None:
         return
     for problem in tell(loaded.on_failure, Failure(loaded.name, str(Path(workspace).resolve()), status, error)):
         print(problem)
-
-
-def serve(
-    options: Options,
-    cron: str | None,
-    interval: timedelta | None,
-    timezone: str | None,
-    port: int,
-    say: Callable[[str], None],
-) -> None:
-    """Start the flow when it is due, until Ctrl-C or SIGTERM. One night at a time: one that is due meanwhile is
-    left out, and what it would have taken in is there for the next.
-
-    Uses the server of PREFECT_API_URL, or one of its own with the UI on the loopback interface.
-    """
-    name = load_pipeline(options.pipeline, options.settings)[0].name
-    schedule = Cron(cron, timezone=timezone) if cron else Interval(interval, timezone=timezone)
-    with server(options.workspace.resolve(), scheduler_port=port) as url:
-        deployment = nightly.to_deployment(
-            name,
-            schedule=schedule,
-            parameters=_parameters(options),
-            concurrency_limit=ConcurrencyLimitConfig(
-                limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
-            ),
-            entrypoint_type=EntrypointType.MODULE_PATH,
-        )
-        say(f"serving nightly/{name}, {f'cron {cron}' if cron else f'every {interval}'}; Ctrl-C ends it")
-        say(f"history, schedule and parameters: {url.removesuffix('/api')}")
-        prefect.serve(deployment, limit=1, print_starting_message=False)
-
-
-def _parameters(options: Options) -> dict[str, Any]:
-    return {
-        "pipeline": str(options.pipeline.resolve()),
-        "workspace": str(options.workspace.resolve()),
-        "until": options.until,
-        "workers": options.workers,
-        "engine": options.engine,
-        "address": options.address,
-        "strict": options.strict,
-        "settings": options.settings,
-    }

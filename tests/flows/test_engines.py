@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -196,7 +197,7 @@ class cluster:  # noqa: N801
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
         ray = str(Path(sys.executable).parent / "ray")
-        options = ["--num-cpus=2", "--port=16379", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+        options = ["--num-cpus=2", "--port=6479", "--include-dashboard=false", f"--temp-dir={self.folder}"]
         self.process = subprocess.Popen(
             [ray, "start", "--head", "--block", "--object-store-memory=100000000", *options],
             env=self.environment,
@@ -204,9 +205,11 @@ class cluster:  # noqa: N801
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
-        while len(psutil.Process(self.process.pid).children(recursive=True)) < 5 and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 6479)):
+                break
             time.sleep(0.5)
-        return "127.0.0.1:16379", self.environment
+        return "127.0.0.1:6479", self.environment
 
     def __exit__(self, *exception) -> None:
         if self.name == "dask":

@@ -57,6 +57,8 @@ def served(tmp_path_factory):
         )
         try:
             api = f"http://127.0.0.1:{port}/api"
+            wait_for(lambda: process.poll() is not None or runs_of(api, "COMPLETED"), 180)
+            assert process.poll() is None, (folder / "log").read_text()
             yield api, folder, pipeline, process
         finally:
             process.terminate()
@@ -104,7 +106,7 @@ def test_parameters_are_a_form_of_the_typed_config(served):
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     create = f"{api}/deployments/{deployment['id']}/create_flow_run"
-    wrong = {"parameters": {"changes": {"dedup": {"threshold": "high"}}}}
+    wrong = {"parameters": {"changes": {"seed": "high"}}}
     assert httpx.post(create, json=wrong, timeout=10).status_code == 409
     right = {"parameters": {"changes": {"dedup": {"threshold": 0.75}}, "until": "curate"}}
     made = httpx.post(create, json=right, timeout=10).json()
