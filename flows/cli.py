@@ -71,6 +71,8 @@ Exactly = Annotated[
     bool, typer.Option("--exact", help="Meet every line to the token: cut its last document (text only).")
 ]
 
+Buckets = Annotated[bool, typer.Option("--buckets", help="A line for each bucket, not for each source.")]
+
 WORKSPACE = Path("workspace")
 
 
@@ -260,26 +262,45 @@ def plan(
     workspace: Workspace = WORKSPACE,
     settings: Settings = None,
     exact: Exactly = False,
+    pool: Annotated[
+        Path | None, typer.Option(help="Plan over pool statistics (Parquet or CSV) instead of a workspace.")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="Compare with a CSV of published figures; list every difference.")
+    ] = None,
+    buckets: Buckets = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the account of a mix before any work: tokens, share and repeats per source, and what cannot be met.
 
-    The pools must have been curated: mixwright run PIPELINE.yaml --until curate. Exit code 3: cannot be met.
-    """
-    from flows.planning import plan_recipe, print_plan
+    The pools must have been curated: mixwright run PIPELINE.yaml --until curate. Or their statistics are given:
+    a row for each bucket with source, documents, tokens, and of topic, language, vigintile and length_bucket what
+    the recipe looks at. Exit code 3: cannot be met.
 
-    planned = plan_recipe(recipe, workspace, _with_exact(settings, exact))
+    Example: mixwright plan manifests/olmo3/6t.yaml --pool manifests/olmo3/9t-pool.csv
+    """
+    from curation.mix.published import compare
+    from flows.accounts import print_comparison, print_plan
+    from flows.planning import plan_pools, plan_recipe
+
+    settings = _with_exact(settings, exact)
+    planned = plan_recipe(recipe, workspace, settings) if pool is None else plan_pools(recipe, settings, pool)
+    compared = compare(planned, published) if published else None
     if as_json:
         _print_json(
             {
                 "account": planned.account,
+                "lines": planned.lines,
                 "totals": planned.totals,
                 "notes": planned.notes,
                 "problems": [str(problem) for problem in planned.problems],
+                **({} if compared is None else {"published": [one.as_json() for one in compared]}),
             }
         )
     else:
-        print_plan(planned, out)
+        print_plan(planned, out, buckets)
+        if compared is not None:
+            print_comparison(compared, out)
     if planned.problems:
         raise typer.Exit(Exit.NEGATIVE)
 
@@ -295,18 +316,20 @@ def mix(
     dry_run: DryRun = False,
     settings: Settings = None,
     exact: Exactly = False,
+    buckets: Buckets = False,
 ) -> None:
     """Build one mix (and the mixes it takes rows from) over curated pools; print its account and manifest."""
     from curation.files import read_json
     from curation.steps import Context
+    from flows.accounts import print_account, print_plan
     from flows.engines import open_executor
     from flows.line import direct
-    from flows.planning import build_mix, plan_recipe, print_account, print_plan
+    from flows.planning import build_mix, plan_recipe
     from flows.terminal import Terminal
 
     if dry_run:
         planned = plan_recipe(recipe, workspace, _with_exact(settings, exact))
-        print_plan(planned, out)
+        print_plan(planned, out, buckets)
         if planned.problems:
             raise typer.Exit(Exit.NEGATIVE)
         return
@@ -315,7 +338,7 @@ def mix(
         context = Context(place, executor, strict, progress=terminal)
         built = build_mix(recipe, _with_exact(settings, exact), context, terminal.stage(direct))
     head = read_json(built.folder / "mix.json")
-    print_account(head["name"], head["account"], head["totals"], out)
+    print_account(head["name"], head["account"], head["totals"], out, buckets)
     out.print(f"manifest {head['hash'][:16]}: {_escape(built.folder)}")
 
 

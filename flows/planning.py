@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from curation.config import ConfigError
 from curation.mix.plan import Plan
 from curation.mix.plan import plan as solve
 from curation.mix.recipe import Recipe, load_recipe
+from curation.mix.statistics import plan_statistics, read_statistics
 from curation.steps import Context, StepMissingError, StepOutput
 from flows.line import Line, Stage
 from flows.pipeline import load_pipeline
 from flows.run import RunNotFoundError, load_run
-from flows.summary import human
 
 
 def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
@@ -85,39 +80,6 @@ def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
     return outputs[manifest].folder
 
 
-def print_plan(planned: Plan, console: Console) -> None:
-    """The account, what is worth knowing, and what cannot be met."""
-    print_account(planned.recipe.name, planned.account, planned.totals, console)
-    for note in planned.notes:
-        console.print(Text(f"· {note}", style="dim"))
-    for problem in planned.problems:
-        console.print(Text(f"✗ {problem}", style="red"))
-
-
-def print_account(name: str, account: list[dict[str, Any]], totals: dict[str, int], console: Console) -> None:
-    """A mix's account in the layout of the Olmo 3 tables."""
-    table = Table(title=f"Mix {name}", title_justify="left", box=None, pad_edge=False)
-    for column in ("source", "type", "bucket"):
-        table.add_column(column)
-    for column in ("pool tokens", "pool docs", "mix tokens", "mix docs", "share", "repeats", "error"):
-        table.add_column(column, justify="right")
-    for line in account:
-        table.add_row(
-            line["source"],
-            line["type"],
-            line["bucket"],
-            human(line["pool_tokens"]),
-            human(line["pool_documents"]),
-            human(line["tokens"]),
-            human(line["documents"]),
-            f"{line['share']:.2%}",
-            f"{line['repeats']:.2f}x",
-            human(line["error_tokens"]),
-        )
-    table.add_section()
-    table.add_row("total", "", "", "", "", human(totals["tokens"]), human(totals["unique_documents"]), "", "", "")
-    console.print(table)
-    console.print(
-        f"{totals['unique_documents']:,} unique documents, {totals['occurrences']:,} occurrences, "
-        f"{totals['fragments']:,} fragments, {totals['tokens']:,} tokens"
-    )
+def plan_pools(path: Path, settings: list[str], pool: Path) -> Plan:
+    """Solve a recipe over pool statistics alone: no workspace, no documents."""
+    return plan_statistics(load_recipe(path, settings), read_statistics(pool))

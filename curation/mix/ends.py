@@ -9,7 +9,6 @@ import numpy as np
 
 from curation.chat import CUT
 from curation.mix.pool import Cell
-from curation.mix.select import prefix_to
 
 LAST = (1 << 64) - 1
 SPREAD = 8.0  # standard deviations of the expected end that a window reaches
@@ -93,30 +92,53 @@ def _pieces(tokens: np.ndarray, sequence: int) -> np.ndarray:
     return (tokens + sequence - 1) // sequence if sequence else np.ones(len(tokens), np.int64)
 
 
-def end_line(cells: list[CellDraw], exact: bool) -> list[CellDraw]:
-    """Find where the draws of a line's cells end. Returns the cells whose window does not show it."""
+def end_lines(lines: list[list[CellDraw]], exact: bool) -> list[CellDraw]:
+    """Find where the draws of lines end that divide one line. Returns the cells whose window does not show it.
+
+    Each ends before or after the document that its target lies in, whichever brings them all nearer to theirs:
+    what they are rounded by does not add up.
+    """
+    unseen, carried = [], 0
+    for cells in lines:
+        carried += _end_line(cells, exact, carried, unseen)
+    return unseen
+
+
+def _end_line(cells: list[CellDraw], exact: bool, carried: int, unseen: list[CellDraw]) -> int:
+    """End one line; its tokens above its target. `carried`: those of the lines before it."""
     if exact:
-        return [cell for cell in cells if not _end_to_the_token(cell)]
+        unseen += [cell for cell in cells if not _end_to_the_token(cell)]
+        return 0
     open_cells = [cell for cell in cells if not cell.capped]
-    levels, tokens, owner = [], [], []
+    levels, tokens, owner = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for number, cell in enumerate(open_cells):
         doubled = 2 * (int(cell.below[1]) + np.cumsum(cell.near["tokens"])) - cell.near["tokens"]
         levels.append((cell.full + doubled / (2 * cell.cell.tokens)) / cell.rate)
         tokens.append(cell.near["tokens"])
         owner.append(np.full(len(cell.near), number))
-    if not open_cells:
-        return []
     order = np.argsort(np.concatenate(levels), kind="stable")
     wanted = sum(cell.rest - int(cell.below[1]) for cell in open_cells)
-    count = prefix_to(np.concatenate(tokens)[order], wanted) if wanted > 0 else 0
+    count, over = nearest_prefix(np.concatenate(tokens)[order], wanted, carried)
     taken = np.bincount(np.concatenate(owner)[order[:count]], minlength=len(open_cells))
     for cell, own in zip(open_cells, taken.tolist(), strict=True):
         cell.taken = own
-    return [
-        cell
-        for cell in open_cells
-        if (cell.low and not cell.taken) or (cell.taken == len(cell.near) and not cell.whole)
-    ]
+        if (cell.low and not own) or (own == len(cell.near) and not cell.whole):
+            unseen.append(cell)
+    return over
+
+
+def nearest_prefix(tokens: np.ndarray, target: int, carried: int = 0) -> tuple[int, int]:
+    """How many items from the front come nearest to `target` tokens less what is `carried`, one of the two counts
+    on either side of the target; and what they have above the target. `tokens`: shape (n,), all above 0.
+    """
+    if target <= 0:
+        return 0, -target
+    ends = np.cumsum(tokens)
+    count = int(np.searchsorted(ends, target, side="right"))
+    over = (int(ends[count - 1]) if count else 0) - target
+    if count < len(tokens) and over and abs(carried + over + int(tokens[count])) <= abs(carried + over):
+        return count + 1, over + int(tokens[count])
+    return count, over
 
 
 def _end_to_the_token(cell: CellDraw) -> bool:

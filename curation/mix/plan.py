@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from curation.mix.audit import account_counts, totals_of
 from curation.mix.draw import Draw
-from curation.mix.ends import WIDER, CellDraw, end_line
+from curation.mix.ends import WIDER, CellDraw, end_lines
 from curation.mix.manifest import MANIFEST, PLANNED, Manifest, load_manifest
 from curation.mix.pool import Cell, Pool, admit_pairs, open_pools, unfiltered_tokens
 from curation.mix.recipe import Line, Recipe
@@ -100,7 +100,7 @@ def plan(
     targets = targets_of(recipe, cells)
     division = Division(recipe, targets, partial(_unfiltered, pools))
     leaves = [leaf for target in targets for leaf in target.leaves()]
-    draws, by_line = _draw(recipe, pools, leaves)
+    draws, by_line = _draw(recipe, pools, targets)
     replayed = [EMPTY]
     for leaf in leaves:
         if leaf.line.mix:
@@ -119,19 +119,22 @@ def _unfiltered(pools: Mapping[str, Pool], line: Line) -> int:
     return sum(unfiltered_tokens(pools[source], line) for source in line.source)
 
 
-def _draw(recipe: Recipe, pools: Mapping[str, Pool], leaves: list[Target]) -> tuple[dict[str, Draw], dict]:
+def _draw(
+    recipe: Recipe, pools: Mapping[str, Pool], targets: list[Target]
+) -> tuple[dict[str, Draw], dict[str, list[CellDraw]]]:
     """Draw every line; windows that do not show where a line ends are made wider until they do."""
     draws = {name: Draw(pool, recipe.kind, recipe.seed, recipe.sequence_length) for name, pool in pools.items()}
-    by_line: dict[str, list[CellDraw]] = {
-        leaf.place: [cell for source in sorted(leaf.line.source) for cell in draws[source].add(leaf, leaf.place)]
-        for leaf in leaves
-    }
+    by_line: dict[str, list[CellDraw]] = {}
+    for leaf in (leaf for target in targets for leaf in target.leaves()):
+        sources = sorted(leaf.line.source)
+        by_line[leaf.place] = [cell for source in sources for cell in draws[source].add(leaf, leaf.place)]
+    together = [[by_line[leaf.place] for leaf in target.leaves()] for target in targets]
     owners = {id(cell): draw for draw in draws.values() for cell in draw.cells}
     stale = [draw for draw in draws.values() if draw.cells]
     while stale:
         for draw in stale:
             draw.weigh()
-        unseen = [cell for own in by_line.values() for cell in end_line(own, recipe.exact)]
+        unseen = [cell for lines in together for cell in end_lines(lines, recipe.exact)]
         for cell in unseen:
             cell.width *= WIDER
         stale = list({id(owners[id(cell)]): owners[id(cell)] for cell in unseen}.values())
@@ -199,19 +202,28 @@ def _planned(
     }
     counted |= _counts_of(replayed, sequence)
     everything = sum(counts["tokens"] for counts in counted.values())
-    account, lines = [], []
-    for target in targets:
-        own = [line for leaf in target.leaves() for line in _planned_lines(leaf, types)]
-        for line in own:
-            line |= account_counts(line, counted.get((line["source"], line["bucket"]), {}), everything)
-        account += own
-        lines += line_summaries(target, {(line["source"], line["bucket"]): line for line in own})
+    account, lines = account_of(targets, counted, types)
     totals = totals_of(counted, sum(counts["documents"] for counts in counted.values()))
     notes = notes_of(recipe, targets, everything)
     notes += [note for pool in pools.values() if pool.screens for note in pool.screens.notes]
     if recipe.on_shortage == "take_all":
         problems = [problem for problem in problems if problem.line is None]
     return Plan(recipe, account, lines, totals, problems, notes, draws, replayed)
+
+
+def account_of(
+    targets: list[Target], counted: Mapping[tuple[str, str], dict[str, int]], types: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The account, and what each line of the recipe comes to. `counted`: by source and bucket."""
+    everything = sum(counts["tokens"] for counts in counted.values())
+    account, lines = [], []
+    for target in targets:
+        own = [line for leaf in target.leaves() for line in _planned_lines(leaf, types)]
+        for line in own:
+            line |= account_counts(line, counted.get((line["source"], line["bucket"]), {}), everything)
+        account += own
+        lines += _line_summaries(target, {(line["source"], line["bucket"]): line for line in own})
+    return account, lines
 
 
 def _counts_of(rows: pl.DataFrame, sequence: int) -> dict[tuple[str, str], dict[str, int]]:
@@ -248,7 +260,7 @@ def _planned_lines(target: Target, types: Mapping[str, str]) -> list[dict[str, A
     return lines
 
 
-def line_summaries(target: Target, account: Mapping[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+def _line_summaries(target: Target, account: Mapping[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
     """A line of the recipe and those within it: what it asks for, what it gets."""
     own = [account[cell.source, cell.bucket] for leaf in target.leaves() for cell in leaf.cells]
     tokens = sum(line["tokens"] for line in own)
@@ -261,7 +273,7 @@ def line_summaries(target: Target, account: Mapping[tuple[str, str], dict[str, A
         "tokens": tokens,
         "error_tokens": tokens - target.asked,
     }
-    return [summary, *(one for line in target.lines for one in line_summaries(line, account))]
+    return [summary, *(one for line in target.lines for one in _line_summaries(line, account))]
 
 
 def notes_of(recipe: Recipe, targets: list[Target], tokens: int) -> list[str]:

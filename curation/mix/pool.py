@@ -207,7 +207,7 @@ def _open(
 
     parts = list(each(count, pieces(catalog)))
     counts = _merged(pl.concat(parts), axes) if parts else pl.DataFrame()
-    pool.counts = _with_all_axes(counts, sorted({*tokens.values()}))
+    pool.counts = with_all_axes(counts, sorted({*tokens.values()}))
     return pool
 
 
@@ -216,7 +216,7 @@ def _merged(counts: pl.DataFrame, axes: tuple[str, ...]) -> pl.DataFrame:
     return counts.group_by(axes, maintain_order=True).agg(sums) if axes else counts.select(sums)
 
 
-def _with_all_axes(counts: pl.DataFrame, tokens: list[str]) -> pl.DataFrame:
+def with_all_axes(counts: pl.DataFrame, tokens: list[str]) -> pl.DataFrame:
     """With every column that filters may look at, null where the recipe does not ask for it."""
     types = dict.fromkeys(AXES, pl.String) | {"vigintile": pl.UInt8, PASSED: pl.Int64}
     for name in tokens:

@@ -170,8 +170,8 @@ class Division:
             self._too_much(used, total, at)
         if rest := [target for target in targets if target.line.remainder]:
             self._set_remainder(targets, rest, total, max(0, total - used), share)
-        elif at is not None and used < total and not any(target.line.share is not None for target in targets):
-            self._too_little(used, total, at)
+        elif at is not None and (asked := sum(target.asked for target in targets)) < total:
+            self._too_little(asked, total, at)
 
     def _settle(self, target: Target, asked: int, total: int | None, share: Fraction | None) -> None:
         line = target.line

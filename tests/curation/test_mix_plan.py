@@ -189,8 +189,9 @@ def keep_holdout(monkeypatch):
 
 
 def miss_by_documents(monkeypatch):
-    original = ends_module.prefix_to
-    monkeypatch.setattr(ends_module, "prefix_to", lambda tokens, target: max(0, original(tokens, target) - 3))
+    original = ends_module.nearest_prefix
+    fewer = lambda tokens, *rest: (max(0, original(tokens, *rest)[0] - 3), 0)  # noqa: E731
+    monkeypatch.setattr(ends_module, "nearest_prefix", fewer)
 
 
 def copy_too_often(monkeypatch):
