@@ -172,22 +172,30 @@ def _pairs_file(folder: Path, round_: int, partition: int, run: int) -> Path:
 
 
 def _write_bands(
-    folder: Path, key: str, shard: Shard, rows: np.ndarray | None, ledgers: list[StepOutput], scheme: Scheme
+    folder: Path, key: str, shard: Shard, some: np.ndarray | None, ledgers: list[StepOutput], scheme: Scheme
 ) -> dict[str, int]:
-    wanted = living_rows(shard, ledgers) if rows is None else rows
+    wanted = living_rows(shard, ledgers) if some is None else some
     keys, documents, first = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)], 0
     with pq.ParquetFile(shard.measured) as file:
         for batch in file.iter_batches(SIGNATURES_AT_ONCE, columns=["minhash"], use_threads=False):
             own = slice(*np.searchsorted(wanted, [first, first + len(batch)]))
-            column = batch.column(0).take(pa.array(wanted[own] - first))
-            signed = column.is_valid().to_numpy(zero_copy_only=False)
-            values = column.drop_null().flatten().to_numpy().reshape(-1, scheme.permutations)
-            keys.append(band_keys(values, scheme).ravel())
+            rows = wanted[own] - first
+            signed = batch.column(0).is_valid().to_numpy(zero_copy_only=False)[rows]
+            keys.append(band_keys(_signatures(batch.column(0), scheme)[rows[signed]], scheme).ravel())
             documents.append(np.repeat(np.arange(own.start, own.stop, dtype=np.uint32)[signed], scheme.bands))
             first += len(batch)
     entries = sorted_entries(np.concatenate(keys), np.concatenate(documents))
     write_array(bands_file(folder, shard), entries)
     return {"documents": len(wanted), "without": len(wanted) - len(entries) // scheme.bands}
+
+
+def _signatures(column: pa.FixedSizeListArray | pa.FixedSizeBinaryArray, scheme: Scheme) -> np.ndarray:
+    """The signatures of a column, (n, permutations), without a copy; anything where it is null."""
+    in_bytes = pa.types.is_fixed_size_binary(column.type)
+    first = 0 if in_bytes else column.values.offset
+    data = np.frombuffer((column if in_bytes else column.values).buffers()[1], scheme.dtype)[first:]
+    data = data[: len(data) // scheme.permutations * scheme.permutations]  # a buffer may be longer than its array
+    return data.reshape(-1, scheme.permutations)[column.offset : column.offset + len(column)]
 
 
 def _write_shared(

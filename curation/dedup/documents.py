@@ -16,7 +16,7 @@ from curation.dedup.keep import parse_times
 from curation.dedup.reference import referenced_texts
 from curation.dedup.settings import Exact, Keep
 from curation.files import atomic, read_parquet, remove, write_parquet
-from curation.keys import split_ids
+from curation.keys import join_ids, split_ids
 from curation.ledger import alive, write_ledger
 from curation.measure.render import rendered_text
 from curation.schema import require_same_ids
@@ -94,12 +94,7 @@ class Documents:
 
     def ids(self, positions: np.ndarray) -> list[str]:
         """The ids of some documents, 32 hex digits each."""
-        return hex_ids(self.columns["high"][positions], self.columns["low"][positions])
-
-
-def hex_ids(high: np.ndarray, low: np.ndarray) -> list[str]:
-    """Ids of 32 hex digits from their halves."""
-    return [f"{a:016x}{b:016x}" for a, b in zip(high.tolist(), low.tolist(), strict=True)]
+        return join_ids(self.columns["high"][positions], self.columns["low"][positions]).to_pylist()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -296,7 +291,7 @@ def _write_ledger(
     rule, twin = np.full(len(rows), None, object), np.full(len(rows), None, object)
     value, threshold = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     rule[gone], value[gone], threshold[gone] = dropped.rule, dropped.value, dropped.threshold
-    twin[gone] = hex_ids(dropped.high, dropped.low)
+    twin[gone] = join_ids(dropped.high, dropped.low).to_pylist()
     write_ledger(
         folder,
         shard.source,

@@ -76,7 +76,17 @@ def decided(shard: Shard, stages: Sequence[StepOutput], rows: int) -> Decided:
 
 def _bytes(ids: pa.ChunkedArray) -> np.ndarray:
     """32-hex ids as S32 (n,), which sorts and compares without Python objects."""
-    return np.frombuffer("".join(ids.to_pylist()).encode(), "S32") if len(ids) else np.zeros(0, "S32")
+    if not len(ids):
+        return np.zeros(0, "S32")
+    whole = ids.chunk(0) if ids.num_chunks == 1 else pa.concat_arrays(ids.chunks)
+    start = np.frombuffer(whole.buffers()[1], np.int32)[whole.offset]
+    return np.frombuffer(whole.buffers()[2], "S32", len(whole), int(start))
+
+
+def _strings(ids: np.ndarray) -> pa.Array:
+    """The other way: S32 (n,) as an array of strings, without a copy."""
+    offsets = pa.py_buffer(np.arange(len(ids) + 1, dtype=np.int32) * 32)
+    return pa.StringArray.from_buffers(len(ids), offsets, pa.py_buffer(np.ascontiguousarray(ids)))
 
 
 def write_tables(
@@ -120,10 +130,12 @@ def write_tables(
 class _Twins:
     """Where the twins of removed documents are; `ids` are sorted and distinct, S32 (n,)."""
 
+    COLUMNS = pa.schema([REMOVED.field(f"twin_{name}") for name in ("source", "origin", "shard", "row")])
+
     def __init__(self, ids: np.ndarray):
-        self.ids, self.found = ids, np.zeros(len(ids), bool)
-        self._origin, self._source = np.full(len(ids), None, object), np.full(len(ids), None, object)
-        self._shard, self._row = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+        self.ids = ids
+        self._tables = [_Twins.COLUMNS.empty_table()]
+        self._place = np.full(len(ids), -1, np.int64)  # of each id in the tables
 
     def look_in(self, table: pa.Table, shard: int) -> None:
         """Find those not found yet among kept documents: id, source, origin, and `row` of the shard."""
@@ -131,23 +143,25 @@ class _Twins:
             return
         ids = _bytes(table["id"])
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        here = np.flatnonzero((self.ids[at] == ids) & ~self.found[at])
-        at, some = at[here], table.take(pa.array(here))
-        self.found[at] = True
-        self._origin[at], self._source[at] = some["origin"].to_pylist(), some["source"].to_pylist()
-        if shard >= 0:
-            self._shard[at], self._row[at] = shard, some["row"].to_numpy()
+        here = np.flatnonzero((self.ids[at] == ids) & (self._place[at] < 0))
+        _, first = np.unique(at[here], return_index=True)  # of equal texts the first
+        here = here[first]
+        self._place[at[here]] = sum(map(len, self._tables)) + np.arange(len(here))
+        some = table.take(pa.array(here))
+        absent = pa.nulls(len(here), pa.uint32())
+        columns = {
+            "twin_source": some["source"],
+            "twin_origin": some["origin"],
+            "twin_shard": absent if shard < 0 else pa.array(np.full(len(here), shard, np.uint32)),
+            "twin_row": absent if shard < 0 else some["row"],
+        }
+        self._tables.append(pa.table(columns, schema=_Twins.COLUMNS))
 
     def columns(self, twins: np.ndarray) -> dict[str, pa.Array]:
         """The columns of REMOVED that tell of the twins of removed documents, S32 (removed,)."""
-        at = np.searchsorted(self.ids, twins)
-        absent = self._shard[at] < 0
-        return {
-            "twin_source": pa.array(self._source[at], pa.string()),
-            "twin_origin": pa.array(self._origin[at], pa.string()),
-            "twin_shard": pa.array(self._shard[at], mask=absent).cast(pa.uint32()),
-            "twin_row": pa.array(self._row[at], mask=absent).cast(pa.uint32()),
-        }
+        place = self._place[np.searchsorted(self.ids, twins)]
+        found = pa.concat_tables(self._tables).take(pa.array(place, mask=place < 0))
+        return {name: found[name] for name in found.column_names}
 
 
 def _removed(shards: Sequence[Shard], stages: Sequence[StepOutput]) -> pa.Table:
@@ -169,7 +183,7 @@ def _removed(shards: Sequence[Shard], stages: Sequence[StepOutput]) -> pa.Table:
                     "origin": table["origin"],
                     "stage": pa.array(names[found.stage[rows]], pa.string()),
                     "similarity": pa.array(found.similarity[rows]),
-                    "twin": pa.array(found.twin[rows].astype("U32"), pa.string()),
+                    "twin": _strings(found.twin[rows]),
                     "shard": pa.array(np.full(len(rows), shard.place, np.uint32)),
                     "row": pa.array(rows.astype(np.uint32)),
                 }
@@ -198,7 +212,7 @@ def _moved(removed: pa.Table, ids: np.ndarray, twins: np.ndarray, similarity: np
     at = np.minimum(np.searchsorted(ids, twin), len(ids) - 1)
     moved = np.flatnonzero(ids[at] == twin)
     twin[moved], value[moved] = twins[at[moved]], similarity[at[moved]]
-    columns = {"twin": pa.array(twin.astype("U32"), pa.string()), "similarity": pa.array(value)}
+    columns = {"twin": _strings(twin), "similarity": pa.array(value)}
     return pa.table({name: columns.get(name, removed[name]) for name in removed.column_names})
 
 
