@@ -75,10 +75,14 @@ def split_ids(ids: pa.Array | pa.ChunkedArray | np.ndarray | list[str]) -> tuple
     high, low = np.empty(len(ids), np.uint64), np.empty(len(ids), np.uint64)
     if len(ids):
         _, offsets, data = ids.buffers()
-        data = np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
-        wrong = _parse_hex(data, np.frombuffer(offsets, np.int32)[ids.offset :], high, low)
-        if wrong >= 0:
-            raise ValueError(f"row {wrong}: a document id is 32 hex digits, found {ids[wrong].as_py()!r}")
+        offsets = np.frombuffer(offsets, np.int32)[ids.offset : ids.offset + len(ids) + 1]
+        wrong = np.flatnonzero(np.diff(offsets) != 32)
+        if not len(wrong):
+            text = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+            wrong = np.flatnonzero(~_parse_hex(np.frombuffer(text.tobytes(), "<u8"), high, low))
+        if len(wrong):
+            found = ids[int(wrong[0])].as_py()
+            raise ValueError(f"row {wrong[0]}: a document id is 32 hex digits, found {found!r}")
     return high, low
 
 
@@ -90,31 +94,37 @@ def join_ids(high: np.ndarray, low: np.ndarray) -> pa.Array:
     return pa.StringArray.from_buffers(len(high), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
+@njit(inline="always")
+def _is_hex(word):
+    """Whether eight bytes are hex digits: the high bit of each is set by the sums for 0 to 9, or for a to f."""
+    every = np.uint64(0x8080808080808080)
+    lower = word | np.uint64(0x2020202020202020)
+    digit = (word + np.uint64(0x5050505050505050)) & ~(word + np.uint64(0x4646464646464646))
+    letter = (lower + np.uint64(0x1F1F1F1F1F1F1F1F)) & ~(lower + np.uint64(0x1919191919191919))
+    return (word & every) == 0 and ((digit | letter) & every) == every
+
+
+@njit(inline="always")
+def _hex_value(word):
+    """The number that eight hex digits spell, the first of them in the lowest byte."""
+    letters = (word >> np.uint64(6)) & np.uint64(0x0101010101010101)
+    digits = (word & np.uint64(0x0F0F0F0F0F0F0F0F)) + np.uint64(9) * letters
+    pairs = ((digits << np.uint64(4)) | (digits >> np.uint64(8))) & np.uint64(0x00FF00FF00FF00FF)
+    first, second = pairs << np.uint64(24), pairs & np.uint64(0x0000000000FF0000)
+    third, fourth = (pairs >> np.uint64(24)) & np.uint64(0x000000000000FF00), pairs >> np.uint64(48)
+    return (first & np.uint64(0x00000000FF000000)) | second | third | fourth
+
+
 @njit(nogil=True, cache=True)
-def _parse_hex(data, offsets, high, low):
-    """Read ids; the row of the first that is none, -1 if there is none such."""
+def _parse_hex(words, high, low):
+    """Read ids of four words each; which of them are ids."""
+    good = np.empty(len(high), np.bool_)
     for i in range(len(high)):
-        start = offsets[i]
-        if offsets[i + 1] - start != 32:
-            return i
-        for half in range(2):
-            value = np.uint64(0)
-            for k in range(start + 16 * half, start + 16 * half + 16):
-                byte = data[k]
-                if 48 <= byte <= 57:
-                    digit = byte - 48
-                elif 97 <= byte <= 102:
-                    digit = byte - 87
-                elif 65 <= byte <= 70:
-                    digit = byte - 55
-                else:
-                    return i
-                value = (value << np.uint64(4)) | np.uint64(digit)
-            if half == 0:
-                high[i] = value
-            else:
-                low[i] = value
-    return -1
+        a, b, c, d = words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]
+        good[i] = _is_hex(a) and _is_hex(b) and _is_hex(c) and _is_hex(d)
+        high[i] = (_hex_value(a) << np.uint64(32)) | _hex_value(b)
+        low[i] = (_hex_value(c) << np.uint64(32)) | _hex_value(d)
+    return good
 
 
 @njit(nogil=True, cache=True)

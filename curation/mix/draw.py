@@ -85,9 +85,11 @@ class Draw:
             near["shard"] = self.numbers(shards)[near["shard"]]
             kept.append(near)
         near = np.concatenate(kept)
-        ranks = self._shard_ranks()
-        keys = (near["row"], ranks[near["shard"]], near["low"], near["high"], near["hash"], near["cell"])
-        near = near[np.lexsort(keys)]
+        near = near[np.lexsort((near["hash"], near["cell"]))]
+        if ((near["hash"][1:] == near["hash"][:-1]) & (near["cell"][1:] == near["cell"][:-1])).any():
+            ranks = self._shard_ranks()
+            keys = (near["row"], ranks[near["shard"]], near["low"], near["high"], near["hash"], near["cell"])
+            near = near[np.lexsort(keys)]
         edges = np.searchsorted(near["cell"], np.arange(len(self.cells) + 1))
         for number, cell in enumerate(self.cells):
             cell.all, cell.below = sums[0][number], sums[1][number]

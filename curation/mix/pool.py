@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,7 @@ class Pool:
                 f"{first}: {names} may take the same {shared} documents of '{self.source}': {ADVICE}"
             )
         buckets = [cell.bucket for place in taken for cell in cells[place]]
-        if twice := sorted({bucket for bucket in buckets if buckets.count(bucket) > 1}):
+        if twice := sorted(bucket for bucket, count in Counter(buckets).items() if count > 1):
             raise RecipeError(
                 f"{first}: {names} take the same buckets of '{self.source}' ({', '.join(twice)}): {ADVICE}, "
                 "or give each a label"

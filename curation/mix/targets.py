@@ -54,13 +54,14 @@ class Target:
     asked: int = 0  # what the recipe says
     taken: int = 0  # asked, or what there is
     curve: Curve | None = None
+    _by_cell: list[int] | None = None
 
     def __post_init__(self):
         self.set_cells(self.cells)
 
     def set_cells(self, cells: list[Cell]) -> None:
         """Name what the line may take; of rows of another mix that is known late."""
-        self.cells = cells
+        self.cells, self._by_cell = cells, None
         if self.lines:
             self.caps = [cap for line in self.lines for cap in line.caps]
             return
@@ -100,6 +101,7 @@ class Target:
     def settle(self, asked: int, taken: int | None = None) -> None:
         """Fix the totals of a line that has no lines; for an upsampling one also the curve."""
         self.asked, self.taken = asked, min(asked, self.capacity) if taken is None else taken
+        self._by_cell = None
         if self.line.upsample and self.taken:
             tokens = [cell.tokens for cell in self.cells]
             self.curve = solve_curve(tokens, self.taken, self.line.upsample.cut, self.line.max_repeats)
@@ -108,9 +110,12 @@ class Target:
 
     def by_cell(self) -> list[int]:
         """Tokens that each cell is to give; they sum to `taken`."""
-        if self.line.whole or self.line.fraction:
-            return [_round(self._fraction() * cell.tokens) for cell in self.cells]
-        return water_fill(self.weights, self.caps, self.taken)
+        if self._by_cell is None:
+            if self.line.whole or self.line.fraction:
+                self._by_cell = [_round(self._fraction() * cell.tokens) for cell in self.cells]
+            else:
+                self._by_cell = water_fill(self.weights, self.caps, self.taken)
+        return self._by_cell
 
     def asked_by_cell(self) -> list[int]:
         """Tokens that the recipe asks of each cell; they sum to `asked`."""

@@ -41,3 +41,16 @@ def test_halves_join_to_the_ids_they_are_of():
     assert join_ids(*split_ids([one.upper() for one in IDS])).to_pylist() == IDS
     part = pa.array(["", *IDS, None], pa.string()).slice(1, 4)  # of a longer array: its offsets begin later
     assert join_ids(*split_ids(part)).to_pylist() == IDS
+
+
+def test_every_byte_is_a_digit_or_is_not():
+    """Each byte value in each place of an id, against Python's own idea of a hex digit."""
+    for place in (0, 7, 8, 20, 31):
+        for byte in range(128):
+            text = "5" * place + chr(byte) + "5" * (31 - place)
+            if chr(byte) in "0123456789abcdefABCDEF":
+                high, low = split_ids([text])
+                assert (int(high[0]) << 64) + int(low[0]) == int(text, 16)
+            else:
+                with pytest.raises(ValueError, match="row 0: a document id is 32 hex digits"):
+                    split_ids([text])
