@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from rich.console import Console
 
 # Read by OpenMP when torch or numba load it: threads that spin while they wait halve the speed of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+gc.set_threshold(50_000, 20, 20)  # importing makes half a million objects, which are all there to stay
 
 app = typer.Typer(
     name="mixwright",
