@@ -7,11 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from curation.config import ConfigError
 from curation.dedup.bands import ENTRY
 from curation.dedup.documents import Documents
 from curation.dedup.exact import exact_twins
 from curation.dedup.keep import preference
-from curation.dedup.plan import dedup_plan
+from curation.dedup.plan import PROCESS_BYTES, dedup_plan, require_memory
 from curation.dedup.scheme import PRESETS
 from curation.dedup.settings import Dedup, Keep
 
@@ -72,3 +73,12 @@ def test_the_curve_is_that_of_the_scheme(tmp_path):
     plan = dedup_plan(1000, 10**6, Dedup(scheme="dolma3", index=tmp_path))
     assert plan.detection[0.8] == PRESETS["dolma3"].detection(0.8)
     assert [row["name"] for row in plan.rows()][-1] == "index"
+
+
+def test_deciding_on_more_than_memory_allows_is_refused_before_it_begins():
+    require_memory(Dedup(), 10**12, "fuzzy")
+    for stage, each in (("exact", 192), ("fuzzy", 110)):
+        fitting = ((1 << 30) - PROCESS_BYTES) // each
+        require_memory(Dedup(memory=1 << 30), fitting, stage)
+        with pytest.raises(ConfigError, match="allow more memory"):
+            require_memory(Dedup(memory=1 << 30), int(fitting * 1.1), stage)
