@@ -261,7 +261,7 @@ def _duration(text: str) -> Any:
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe of a mix (YAML).")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe of a mix, or a pipeline file (YAML).")],
     workspace: Workspace = WORKSPACE,
     settings: Settings = None,
     exact: Exactly = False,
@@ -278,14 +278,21 @@ def plan(
 
     The pools must have been curated: mixwright run PIPELINE.yaml --until curate. Or their statistics are given:
     a row for each bucket with source, documents, tokens, and of topic, language, vigintile and length_bucket what
-    the recipe looks at. Exit code 3: cannot be met.
+    the recipe looks at. Exit code 3: cannot be met. Of a pipeline file: what its training stages will need,
+    parameters, steps, memory.
 
     Example: mixwright plan manifests/olmo3/6t.yaml --pool manifests/olmo3/9t-pool.csv
     """
     from curation.mix.published import compare
     from flows.accounts import print_comparison, print_plan
-    from flows.planning import plan_pools, plan_recipe
+    from flows.planning import is_pipeline, plan_pools, plan_recipe
 
+    if is_pipeline(recipe):
+        from flows.training_plan import plan_stages, print_stages
+
+        rows = plan_stages(recipe, settings or [])
+        _print_json(rows) if as_json else print_stages(rows, out)
+        return
     settings = _with_exact(settings, exact)
     planned = plan_recipe(recipe, workspace, settings) if pool is None else plan_pools(recipe, settings, pool)
     compared = compare(planned, published) if published else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curation.config import ConfigError
+from curation.config import ConfigError, read_yaml
 from curation.mix.plan import Plan
 from curation.mix.plan import plan as solve
 from curation.mix.recipe import Recipe, load_recipe
@@ -29,6 +29,11 @@ def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
     catalogs = {name: output.folder / "catalog.parquet" for name, output in counted.items()}
     measured = {name: output.folder for name, output in line.measured.items()}
     return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types(), measured)
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether a file is a pipeline's, not a mix's. Raises ConfigError for one that cannot be read."""
+    return "sources" in read_yaml(path)[0]
 
 
 def build_mix(path: Path, settings: list[str], context: Context, stage: Stage) -> StepOutput:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from curation.config import Count, Share, Strict
+from curation.config import Count, Share, Strict, merge, read_yaml
 
 Method = Literal["causal", "reward", "dpo"]
+Preset = Literal["tiny", "small", "1b", "7b", "7b-midtrain", "7b-long-context"]
+PRESETS = Path(__file__).parent / "presets"
 DpoLoss = Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"]
 SMOOTHED: tuple[DpoLoss, ...] = ("sigmoid", "robust")  # take a label_smoothing
 
@@ -37,6 +40,7 @@ class ModelConfig(Strict):
     intermediate_size: int | None = None  # None: 8/3 of the hidden size, rounded up to a multiple of 32
     max_position: Count = 2048
     rope_theta: float = 10_000.0
+    norm_eps: float | None = Field(None, gt=0)  # None: the architecture's own
     tie_embeddings: bool = True
     sliding_window: Count = 4096  # olmo3: the window of three layers in four
 
@@ -67,6 +71,7 @@ class TrainConfig(Strict):
     """One training stage. pretrain, midtrain, long-context and SFT are all `causal`; the data's mask differs."""
 
     method: Method = "causal"
+    preset: Preset | None = Field(None, exclude=True)  # values for all that is not given here: training/presets
     model: ModelConfig | None = None  # required without a parent checkpoint, forbidden with one
     sequence_length: Count = 512  # longer documents are cut into fragments; longer pairs are truncated
     batch_tokens: Count = 8192  # tokens of an optimiser step, at most (a single longer pair is a step of its own)
@@ -110,6 +115,13 @@ class TrainConfig(Strict):
     )
     processes: int = Field(1, ge=1)  # started by torchrun; each takes its share of a step's micro-batches
     checkpoint_every: int = Field(50, ge=1)  # steps; changes no result
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, given: Any) -> Any:
+        name = given.get("preset") if isinstance(given, dict) else None
+        path = PRESETS / f"{name}.yaml"
+        return merge(read_yaml(path)[0], given) if name in get_args(Preset) else given
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

@@ -25,9 +25,9 @@ from training.attention import PACKED
 from training.batch import Batch
 from training.config import ModelConfig, TrainConfig
 from training.positions import extend_positions
+from training.size import rows, width
 
 ONE_FILE = "1000GB"  # weights are never split over files
-VOCABULARY_MULTIPLE = 64  # rows of the embedding beyond the tokenizer's are never a target
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def fixed_arithmetic(threads: int, seed: int) -> Iterator[None]:
 def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTrainedModel:
     """A causal model of this shape with transformers' own random initialisation, from torch's generator."""
     common = {
-        "vocab_size": -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+        "vocab_size": rows(vocabulary),
         "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size or -(-shape.hidden_size * 8 // 3 // 32) * 32,
+        "intermediate_size": width(shape),
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads or shape.heads,
@@ -88,6 +88,8 @@ def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTr
         "bos_token_id": None,
         "eos_token_id": specials.end_of_text,
     }
+    if shape.norm_eps is not None:
+        common["rms_norm_eps"] = shape.norm_eps
     rope = {"rope_type": "default", "rope_theta": shape.rope_theta}
     if shape.architecture == "olmo3":
         rope_of_layers = {"sliding_attention": dict(rope), "full_attention": dict(rope)}

@@ -1,0 +1,48 @@
+"""What a pipeline's stages will need, told from its file alone."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import yaml
+from rich.console import Console
+
+from curation.config import ConfigError
+from flows.planning import is_pipeline
+from flows.training_plan import plan_stages, print_stages
+from tests.mini import write_inputs, write_pipeline
+from training.config import TrainConfig
+from training.size import parameters
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    write_inputs(tmp_path / "inputs")
+    return write_pipeline(tmp_path / "pipeline", tmp_path / "inputs")
+
+
+def test_a_row_a_stage(pipeline):
+    assert is_pipeline(pipeline)
+    assert not is_pipeline(pipeline.parent / "pretrain.yaml")
+    rows = {row["stage"]: row for row in plan_stages(pipeline, [])}
+    stages = yaml.safe_load(pipeline.read_text())["train"]
+    assert list(rows) == list(stages)
+    first = TrainConfig(**stages["pretrain"]["config"])
+    assert rows["pretrain"]["parameters"] == parameters(first.model, 400)
+    assert {row["parameters"] for row in rows.values()} == {rows["pretrain"]["parameters"]}  # the parent's shape
+    assert rows["pretrain"]["tokens"] == 40_000 * first.epochs
+    assert rows["pretrain"]["steps"] == -(-rows["pretrain"]["tokens"] // first.batch_tokens)
+    assert rows["pretrain"]["memory"] > 16 * rows["pretrain"]["parameters"]
+    printed = io.StringIO()
+    print_stages(list(rows.values()), Console(file=printed, width=160))
+    assert "memory of each" in printed.getvalue()
+
+
+def test_a_preset_of_a_pipeline(pipeline):
+    rows = plan_stages(pipeline, ["train.pretrain.config={preset: 7b, max_steps: 1}"])
+    assert 6.4e9 < rows[0]["parameters"] < 6.6e9  # with a vocabulary of 400
+    assert (rows[0]["processes"], rows[0]["steps"]) == (8, 1)
+    assert rows[1]["processes"] == 1
+    with pytest.raises(ConfigError, match="tiny"):
+        plan_stages(pipeline, ["train.pretrain.config={preset: 8b}"])
