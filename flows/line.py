@@ -235,6 +235,8 @@ class Line:
 
         After the tokenizer: it learns from every text once.
         """
+        if not self.pipeline.derive:
+            return
         holdouts = {source.name: source.holdout for source in self.pipeline.all_sources}
         before = dict(self.pools), dict(self.measured)
         for config in self.pipeline.derive:

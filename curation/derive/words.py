@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter
@@ -36,6 +37,7 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(text)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def is_common(word: str) -> bool:
     """Whether a word, in any case, is a stop word or a contraction of one."""
     stem, _, ending = word.lower().replace("’", "'").partition("'")

@@ -88,7 +88,7 @@ def plan(
     Raises RecipeError where the recipe does not fit the catalogs; what is merely too much is in `problems`.
     """
     notes: list[str] = []
-    if recipe.pairs is not None:
+    if recipe.kind == "preference":
         catalogs, notes = admit_pairs(recipe, catalogs)
     manifests = {name: _parent(recipe, parents or {}, name) for name in recipe.parents()}
     held = pl.concat([EMPTY, *(pl.from_arrow(manifests[name].rows()) for name in recipe.without)]).select(ROW_KEY)

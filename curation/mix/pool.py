@@ -229,9 +229,8 @@ def with_all_axes(counts: pl.DataFrame, tokens: list[str]) -> pl.DataFrame:
 
 
 def admit_pairs(recipe: Recipe, catalogs: Catalogs) -> tuple[Catalogs, list[str]]:
-    """The catalogs without the pairs that the recipe's `pairs` leave out, and notes on those.
-
-    Raises RecipeError for a source that is not there or holds no pairs.
+    """The catalogs without the pairs that the recipe's `pairs` leave out, and those whose prompt another source of
+    the mix holds out; and notes on both. Raises RecipeError for a source that is not there or holds no pairs.
     """
     for source in recipe.sources():
         catalog_of(catalogs, source)

@@ -34,18 +34,18 @@ class Pairs(Strict):
 
 
 def admitted(
-    catalogs: Mapping[str, Path | pa.Table], sources: list[str], pairs: Pairs, seed: int
+    catalogs: Mapping[str, Path | pa.Table], sources: list[str], pairs: Pairs | None, seed: int
 ) -> tuple[dict[str, Path | pa.Table], list[str]]:
     """The catalogs, those of `sources` with the admitted pairs alone, and a note on what was left out of each.
 
-    Raises ValueError for a source that is not of pairs.
+    `pairs`: None where the recipe says nothing. Then only held-out prompts count, and a catalog that does not know
+    its prompts is left as it is; else it is a ValueError.
     """
-    tables = {source: _table(catalogs[source]) for source in sources}
-    for source, table in tables.items():
-        if f"{IN_CATALOG}prompt" not in table.column_names:
-            raise ValueError(
-                f"pairs: source '{source}' holds no pairs, or its catalog was made before they counted"
-            )
+    unknown = [source for source in sources if f"{IN_CATALOG}prompt" not in _names(catalogs[source])]
+    if unknown and pairs is not None:
+        raise ValueError(f"pairs: source '{unknown[0]}' holds no pairs")
+    pairs = pairs or Pairs.model_construct()
+    tables = {source: _table(catalogs[source]) for source in sources if source not in unknown}
     frames = [
         pl.from_arrow(table.select(["id", "holdout", "tokens", *_FACTS])).with_columns(
             source=pl.lit(source), hash=pl.Series(keyed_hash(table["id"], key_of(seed, "pairs")), dtype=pl.UInt64)
@@ -81,6 +81,10 @@ def admitted(
 
 
 _FACTS = [f"{IN_CATALOG}{name}" for name in ("prompt", "chosen_tokens", "rejected_tokens")]
+
+
+def _names(found: Path | pa.Table) -> list[str]:
+    return found.column_names if isinstance(found, pa.Table) else pq.read_schema(found).names
 
 
 def _table(found: Path | pa.Table) -> pa.Table:

@@ -207,6 +207,17 @@ def test_a_recipe_takes_each_prompt_once():
         plan(Recipe.model_validate(recipe | {"pairs": {"per_prompt": 1}}), {"one": texts})
 
 
+def test_what_one_source_holds_out_no_other_trains_on():
+    catalogs = {
+        "one": pair_catalog("one", [("a", 3, 4, True), ("b", 3, 5, False)]),
+        "other": pair_catalog("other", [("a", 3, 4, False), ("c", 3, 5, False)]),
+    }
+    lines = [{"source": name, "whole": True} for name in catalogs]
+    planned = plan(Recipe.model_validate({"kind": "preference", "name": "p", "lines": lines}), catalogs)
+    assert sorted(zip(planned.rows["source"], planned.rows["row"], strict=True)) == [("one", 1), ("other", 1)]
+    assert planned.notes == ["other: of 2 pairs left out: 1 with a prompt that is held out"]
+
+
 def test_training_and_evaluation_share_no_prompt(stations, tokenizer):
     stations.pool("rated", [pair(f"question {n // 3}", f"yes {n}", f"no {n}") for n in range(90)], shards=3)
     tokens = count_tokens(stations.ctx, stations.pools["rated"], tokenizer)
