@@ -46,6 +46,10 @@ class StepMissingError(Exception):
         self.name, self.fingerprint = name, fingerprint
 
 
+class DamagedError(Exception):
+    """A step failed because files that it read are not those that were written: a failing disk, a foreign hand."""
+
+
 class StrictError(Exception):
     """Under --strict: something that is otherwise counted and reported."""
 
@@ -249,7 +253,11 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
     build = Build(context, identity["name"], folder)
     started = time.perf_counter()
     with _peak_memory() as memory:
-        work(build)
+        try:
+            work(build)
+        except Exception as error:
+            _require_sound(context, identity, error)
+            raise
     files = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
@@ -270,6 +278,35 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
     }
     write_json(folder / RECORD, record)
     remove(folder / UNITS)
+
+
+def _require_sound(context: Context, identity: dict[str, Any], error: Exception) -> None:
+    read = set(identity["inputs"].values())
+    outputs = [
+        output
+        for output in list(context.outputs)
+        if read & {output.content, *(entry["hash"] for entry in output.record["files"].values())}
+    ]
+    require_sound(outputs, identity["name"], error)
+
+
+def require_sound(outputs: list[StepOutput], name: str, error: Exception) -> None:
+    """After the failure of `name`: raise DamagedError if a step that it read has not the bytes of its record.
+
+    Such a step counts as not there from then on, so that the next run makes it again.
+    """
+    damaged = []
+    for output in outputs:
+        if wrong := verify_files(output):
+            damaged += wrong
+            remove(output.folder / UNITS)
+            remove(output.folder / RECORD)
+    if damaged:
+        raise DamagedError(
+            f"{name} failed ({type(error).__name__}) on files that are not as they were written:\n"
+            + "\n".join(damaged)
+            + "\nThe steps that they belong to count as not there now: the same command makes them again"
+        ) from error
 
 
 @contextlib.contextmanager

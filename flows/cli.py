@@ -114,6 +114,7 @@ def _known_errors() -> dict[str, Exit]:
         "HistoryError": Exit.NOT_FOUND,
         "BusyError": Exit.FAILED,
         "StrictError": Exit.FAILED,
+        "DamagedError": Exit.FAILED,
         "DataError": Exit.FAILED,
         "NonFiniteLossError": Exit.FAILED,
         "ProcessesError": Exit.FAILED,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curation.steps import Context, Progress, StepMissingError, StepOutput
+from curation.mix.manifest import ManifestError
+from curation.steps import Context, Progress, StepMissingError, StepOutput, require_sound
 from flows.engines import open_executor
 from flows.line import JOBS, Line, Stage, direct
 from flows.pipeline import load_pipeline
@@ -97,6 +98,9 @@ def execute(
             line.run(options.until, trains)
         except Exception as error:
             recorder.finish("failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, ManifestError):  # found before the step that would read it
+                mixes = [output for output in context.outputs if output.name.startswith("mix/")]
+                require_sound(mixes, "reading a manifest", error)
             raise
         except BaseException:  # Ctrl-C, and what Prefect makes of SIGTERM
             recorder.finish("interrupted")

@@ -36,7 +36,7 @@ from curation.dedup.documents import (
 )
 from curation.dedup.extension import extend
 from curation.dedup.incremental import Joined, held_bands, join, living_decisions, reversals
-from curation.dedup.index import Version, locked, newest, read_version, require_config
+from curation.dedup.index import Version, locked, newest, read_version, require_config, require_sound
 from curation.dedup.keep import preference
 from curation.dedup.plan import require_memory
 from curation.dedup.settings import Dedup, Exact, index_config
@@ -99,6 +99,8 @@ def dedup_fuzzy(
         base = _base(config, batch)
 
         def work(build: Build) -> None:
+            if base:
+                require_sound(base)
             _work(build, pools, measured, ledgers, config, base, batch)
 
         inputs["index"] = base.name if base else "empty"

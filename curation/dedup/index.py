@@ -145,6 +145,12 @@ def verify(version: Version) -> list[str]:
     ]
 
 
+def require_sound(version: Version) -> None:
+    """Raise ConfigError if a file of the version is not as it was written: what it held would be decided upon."""
+    if wrong := verify(version):
+        raise ConfigError("\n".join([*wrong, "the index is damaged; restore it from a copy, or start anew"]))
+
+
 def require_config(version: Version, config: dict[str, Any]) -> None:
     """Raise ConfigError unless the index was made with these settings: other ones would decide otherwise."""
     for key, expected in version.record["config"].items():
