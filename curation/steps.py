@@ -263,6 +263,9 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         relative = path.relative_to(folder).as_posix()
         if path.is_file() and not any(path.is_relative_to(folder / out) for out in (UNITS, *build.volatile)):
             files[relative] = {"bytes": path.stat().st_size, "hash": file_hash(path)}
+    seconds = time.perf_counter() - started
+    # of raw files, where the step counts them, or of the steps that it reads, as they lie on disk
+    bytes_in = build.counts.get("bytes_in") or sum(one.record["bytes"] for one in _read(context, identity))
     record = {
         **identity,
         "content": json_hash({relative: entry["hash"] for relative, entry in files.items()}),
@@ -270,7 +273,9 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         "alarms": build.alarms,
         "files": files,
         "volatile": sorted(build.volatile),
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(seconds, 3),
+        "bytes_in": bytes_in,
+        "bytes_in_per_second": round(bytes_in / seconds) if seconds else 0,
         "bytes": sum(entry["bytes"] for entry in files.values()),
         "peak_memory": memory[0],
         "workers": context.executor.workers,
@@ -281,13 +286,17 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
 
 
 def _require_sound(context: Context, identity: dict[str, Any], error: Exception) -> None:
+    require_sound(_read(context, identity), identity["name"], error)
+
+
+def _read(context: Context, identity: dict[str, Any]) -> list[StepOutput]:
+    """The steps that a step reads: those whose content, or a file of them, is among its inputs."""
     read = set(identity["inputs"].values())
-    outputs = [
+    return [
         output
         for output in list(context.outputs)
         if read & {output.content, *(entry["hash"] for entry in output.record["files"].values())}
     ]
-    require_sound(outputs, identity["name"], error)
 
 
 def require_sound(outputs: list[StepOutput], name: str, error: Exception) -> None:

@@ -41,7 +41,8 @@ def row(step: StepOutput) -> dict[str, Any]:
         "documents in": record["counts"].get("documents_in", ""),
         "documents out": record["counts"].get("documents_out", ""),
         "seconds": record["seconds"],
-        "MB": round(record["bytes"] / 1e6, 1),
+        "MB/s read": round(record.get("bytes_in_per_second", 0) / 1e6, 1),
+        "MB written": round(record["bytes"] / 1e6, 1),
         "peak MiB": record["peak_memory"] >> 20,
         "alarms": "; ".join(record["alarms"]),
     }

@@ -14,7 +14,7 @@ from rich.text import Text
 from curation.mix.diff import diff
 from curation.mix.manifest import Manifest, load_manifest
 from curation.mix.reasons import with_reasons
-from flows.planning import manifest_folder
+from flows.run import manifest_folder
 
 REASON = ("source", "change", "reason", "documents")
 

@@ -381,7 +381,7 @@ def verify(
 ) -> None:
     """Recompute every number and hash of a manifest from its parts. Exit code 3: it is not sound."""
     from curation.mix.manifest import verify_manifest
-    from flows.planning import manifest_folder
+    from flows.run import manifest_folder
 
     folder = manifest_folder(manifest, workspace, run)
     problems = verify_manifest(folder)
@@ -405,8 +405,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a manifest's account and documents as the model sees them, what is in the loss coloured."""
-    from flows.planning import manifest_folder
-    from flows.run import RunNotFoundError, load_run
+    from flows.run import RunNotFoundError, load_run, manifest_folder
     from flows.show import print_show
     from flows.show import show as read
 

@@ -12,7 +12,6 @@ from curation.mix.statistics import plan_statistics, read_statistics
 from curation.steps import Context, StepMissingError, StepOutput
 from flows.line import Line, Stage
 from flows.pipeline import load_pipeline
-from flows.run import RunNotFoundError, load_run
 
 
 def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
@@ -70,19 +69,6 @@ def _ancestors(line: Line, recipe: Recipe) -> list[str]:
 
 def _curate_command(path: Path, recipe: Recipe, workspace: Path, until: str) -> str:
     return f"mixwright run {path.parent / str(recipe.pipeline)} --workspace {workspace} --until {until}"
-
-
-def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
-    """The folder of a manifest, given as that folder or as the name of a mix of a run."""
-    if (Path(manifest) / "mix.json").is_file():
-        return Path(manifest)
-    outputs = load_run(workspace, run).steps("mix/")
-    if manifest not in outputs:
-        raise RunNotFoundError(
-            f"'{manifest}' is no folder with a mix.json and no mix of the run; "
-            f"it has {', '.join(outputs) or 'none'}"
-        )
-    return outputs[manifest].folder
 
 
 def plan_pools(path: Path, settings: list[str], pool: Path) -> Plan:

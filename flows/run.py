@@ -118,6 +118,19 @@ def load_run(workspace: Path, name: str | None = None) -> Run:
     return known[name]
 
 
+def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
+    """The folder of a manifest, given as that folder or as the name of a mix of a run."""
+    if (Path(manifest) / "mix.json").is_file():
+        return Path(manifest)
+    outputs = load_run(workspace, run).steps("mix/")
+    if manifest not in outputs:
+        raise RunNotFoundError(
+            f"'{manifest}' is no folder with a mix.json and no mix of the run; "
+            f"it has {', '.join(outputs) or 'none'}"
+        )
+    return outputs[manifest].folder
+
+
 def recorded_runs(workspace: Path) -> list[Run]:
     """Every run of the workspace, by name. A record that is no JSON counts as not there."""
     found = []

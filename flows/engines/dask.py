@@ -41,6 +41,13 @@ class DaskExecutor(ClusterExecutor):
         self._client: Client | None = None
         try:
             self._open(workers, address, workspace)
+        except (OSError, RuntimeError, TimeoutError) as error:
+            self.close()
+            if isinstance(error, ClusterError):
+                raise
+            raise ClusterError(
+                f"dask: the cluster did not start, or lost a worker: {error}; the same command tries again"
+            ) from error
         except BaseException:
             self.close()
             raise

@@ -48,13 +48,19 @@ class RayExecutor(ClusterExecutor):
             if address is None:
                 self.workers = workers or os.cpu_count() or 1
                 self._folder = Path(tempfile.mkdtemp(prefix="mixwright-ray-"))
-                ray.init(
-                    num_cpus=self.workers,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE,
-                    _temp_dir=str(self._folder),
-                    **quiet,
-                )
+                try:
+                    ray.init(
+                        num_cpus=self.workers,
+                        include_dashboard=False,
+                        object_store_memory=OBJECT_STORE,
+                        _temp_dir=str(self._folder),
+                        **quiet,
+                    )
+                except (OSError, RuntimeError, TimeoutError) as error:
+                    self.close()
+                    raise ClusterError(
+                        f"ray: the cluster did not start: {error}; the same command tries again"
+                    ) from error
             else:
                 try:
                     _require_answer(address)

@@ -24,6 +24,7 @@ def overview(run: Run, census: Census) -> dict[str, Any]:
             "reused": entries[name]["reused"],
             "memory": output.record["peak_memory"],
             "bytes": output.record["bytes"],
+            "rate": output.record.get("bytes_in_per_second"),  # none in records of earlier versions
             "documents_in": output.counts.get("documents_in"),
             "documents_out": output.counts.get("documents_out"),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,22 @@ def test_a_complete_step_that_lost_a_file_is_made_again(context):
     second = run(context)
     assert (second.reused, second.content) == (False, first.content)
     assert verify_files(second) == []
+
+
+def test_the_record_says_what_a_step_cost(context):
+    """Bytes read are those of the steps among the inputs; seconds hold the work; memory is this process's."""
+    first = run(context)
+
+    def work(build):
+        time.sleep(0.05)
+        build.counts = {"documents_in": 2, "documents_out": 1}
+
+    record = step(context, "z", 1, {}, {"pool": first.content, "model": "0" * 64}, work).record
+    assert record["bytes_in"] == first.record["bytes"] == 2
+    assert 0.05 <= record["seconds"] < 5
+    assert record["bytes_in_per_second"] == pytest.approx(2 / record["seconds"], abs=1)
+    assert record["peak_memory"] > 1 << 20
+    assert record["counts"] == {"documents_in": 2, "documents_out": 1}
 
 
 def test_a_journal_left_by_a_kill_does_not_stand_for_files_that_are_gone(context, monkeypatch):
