@@ -14,9 +14,9 @@ from training.plan import Plan, make_plan
 
 
 def as_data(rows: list[dict], pairs: bool, vocabulary: int) -> Data:
-    """Rows {prompt, chosen, rejected, margin} as `Data` in memory: pairs, or the chosen sides as documents.
+    """Rows {prompt, chosen, rejected, margin, source} as `Data` in memory: pairs, or chosen sides as documents.
 
-    Every token of an answer is in the loss, as TRL's completion mask has it.
+    Every token of an answer is in the loss, as TRL's completion mask has it. Margin and source may be left out.
     """
     tokens, mask, columns = [], [], {name: [] for name in ("start", "length", "prompt", "rejected", "other")}
 
@@ -32,15 +32,16 @@ def as_data(rows: list[dict], pairs: bool, vocabulary: int) -> Data:
         for name, value in zip(columns, (start, length, len(row["prompt"]), *other), strict=True):
             columns[name].append(value)
     arrays = {name: np.array(values, np.int64) for name, values in columns.items()}
-    count = len(rows)
+    count, names = len(rows), [row.get("source", "rows") for row in rows]
+    sources = sorted(set(names))
     return Data(
         folder=Path("rows"),
         head={"vocab_size": vocabulary, "manifest_hash": "rows", "kind": "preference", "tokens": len(tokens)},
         tokens=np.array(tokens, np.uint16),
         mask=np.array(mask, np.uint8),
         ids=pa.chunked_array([[f"{number:032x}" for number in range(count)]]),
-        sources=["rows"],
-        source=np.zeros(count, np.int32),
+        sources=sources,
+        source=np.searchsorted(sources, names).astype(np.int32),
         start=arrays["start"],
         length=arrays["length"],
         copies=np.ones(count, np.int64),
