@@ -33,18 +33,18 @@ class Causal:
 
 
 def check_end_of_turn(data: Data, specials: Specials) -> None:
-    """Raise DataError unless the last token in the loss of every masked document ends a turn.
+    """Raise DataError unless every turn in the loss ends with the token that ends it, itself in the loss.
 
-    A model that never learns the end-of-turn token never stops. Documents that are all in the loss are plain
-    text; documents without any token in the loss are the caller's to count.
+    A model that never learns the end-of-turn token never stops. A turn is a run of tokens in the loss. Documents
+    that are all in the loss are plain text; documents without any token in the loss are the caller's to count.
     """
     mask = np.asarray(data.mask)
     wrong = []
     for row, (start, length) in enumerate(zip(data.start.tolist(), data.length.tolist(), strict=True)):
         places = np.flatnonzero(mask[start : start + length])
         if 0 < len(places) < length:
-            last = data.tokens[start + places[-1]]
-            if last not in (specials.end_of_turn, specials.end_of_text):
+            ends = places[np.append(np.diff(places) > 1, True)]
+            if not np.isin(data.tokens[start + ends], (specials.end_of_turn, specials.end_of_text)).all():
                 wrong.append(row)
     if wrong:
         raise DataError(

@@ -12,6 +12,8 @@ from curation.config import Count, Share, Strict, merge, read_yaml
 Method = Literal["causal", "reward", "dpo"]
 Preset = Literal["tiny", "small", "1b", "7b", "7b-midtrain", "7b-long-context"]
 PRESETS = Path(__file__).parent / "presets"
+# Longer than sequence_length: fragments, the first tokens alone, left out, or an error. All are counted.
+OverLength = Literal["split", "cut", "drop", "raise"]
 DpoLoss = Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"]
 SMOOTHED: tuple[DpoLoss, ...] = ("sigmoid", "robust")  # take a label_smoothing
 
@@ -23,7 +25,7 @@ POSITIONS = ("yarn_factor", "yarn_beta_fast", "yarn_beta_slow", "rope_theta", "r
 
 # The fields that one method alone reads. Setting one for another method is an error, not a silent no-op.
 OWN_FIELDS: dict[str, tuple[str, ...]] = {
-    "causal": ("z_loss", *POSITIONS),
+    "causal": ("z_loss", "loss_on", *POSITIONS),
     "reward": ("centring",),
     "dpo": ("beta", "dpo_loss", "label_smoothing", "sft_weight"),
 }
@@ -73,7 +75,9 @@ class TrainConfig(Strict):
     method: Method = "causal"
     preset: Preset | None = Field(None, exclude=True)  # values for all that is not given here: training/presets
     model: ModelConfig | None = None  # required without a parent checkpoint, forbidden with one
-    sequence_length: Count = 512  # longer documents are cut into fragments; longer pairs are truncated
+    sequence_length: Count = 512  # tokens of a document, or of a side of a pair, that the model sees at once
+    over_length: OverLength | None = None  # what becomes of longer ones; None: split documents, cut pairs
+    loss_on: Literal["all", "last"] = "all"  # causal: of a conversation's turns in the loss, all or the last one
     batch_tokens: Count = 8192  # tokens of an optimiser step, at most (a single longer pair is a step of its own)
     micro_batch_tokens: Count = 4096  # tokens of one forward and backward pass, at most: bounds the memory
     epochs: int = Field(1, ge=1)
@@ -140,6 +144,8 @@ class TrainConfig(Strict):
             raise ValueError("sharding is over several processes; set processes")
         if self.label_smoothing and self.dpo_loss not in SMOOTHED:
             raise ValueError(f"label_smoothing is of dpo_loss {' and '.join(SMOOTHED)}, not of {self.dpo_loss}")
+        if self.method != "causal" and self.over_length == "split":
+            raise ValueError("over_length split is of documents; a pair's side can be cut, dropped or refused")
         if self.sequence_length < 2:
             raise ValueError(f"sequence_length must be at least 2, found {self.sequence_length}")
         if self.method == "causal" and self.sequence_length > self.micro_batch_tokens:

@@ -32,7 +32,8 @@ class Plan:
     truncated: np.ndarray  # int64, tokens of the pair beyond the sequence length
     in_loss: np.ndarray  # int64
     chosen_in_loss: np.ndarray  # int64, of these, the chosen answer's; 0 where the data holds no pairs
-    skipped: np.ndarray  # int64, rows (repeated by copy and epoch) of pairs cut down to the prompt
+    skipped: np.ndarray  # int64, rows (repeated by copy and epoch) left out: too long, or cut to the prompt
+    over: np.ndarray  # int64, rows (repeated by copy and epoch) longer than sequence_length, fed or not
     steps: np.ndarray  # int64 (steps + 1,): the units of step s are steps[s] to steps[s + 1]
     longest: int  # sequence_length: no sequence has more tokens
 
@@ -131,37 +132,71 @@ def _fragments(data: Data, config: TrainConfig) -> Plan:
 
     The first token of a fragment has no target: it is counted as masked.
 
-    Fragments of a document are spread over the run, like documents; fragment 0 keeps the occurrence's key.
+    Fragments of a document are spread over the run, like documents; fragment 0 keeps the occurrence's key. With
+    `over_length` cut or drop, a document is one fragment of its first tokens or none; one that keeps no token in
+    the loss that it had is left out.
     """
     row, epoch, key = occurrences(data, config.epochs)
-    count = -(-data.length[row] // config.sequence_length)
+    over = row[data.length[row] > config.sequence_length]
+    prompts = _last_turns(data) if config.loss_on == "last" else np.zeros(data.rows, np.int64)
+    kept, lengths = _within(data, config, prompts)
+    skipped, taken = row[~kept[row]], kept[row]
+    row, epoch, key = row[taken], epoch[taken], key[taken]
+    count = -(-lengths[row] // config.sequence_length)
     fragment = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     row, epoch, key, count = (np.repeat(values, count) for values in (row, epoch, key, count))
     key = occurrence_key(key, fragment.astype(np.uint64) << FRAGMENT)
-    base, longer = data.length[row] // count, data.length[row] % count
+    base, longer = lengths[row] // count, lengths[row] % count
     length = base + (fragment < longer)
-    start = data.start[row] + fragment * base + np.minimum(fragment, longer)
+    offset = fragment * base + np.minimum(fragment, longer)
     order = np.lexsort((fragment, row, key, epoch))
     nothing = np.zeros(len(row), np.int64)
-    row, start, length = row[order], start[order], length[order]
+    row, offset, length = row[order], offset[order], length[order]
+    start, prompt = data.start[row] + offset, np.clip(prompts[row] - offset, 0, length)
     return Plan(
         row=row,
         start=start,
         length=length,
-        prompt=nothing,
+        prompt=prompt,
         other_start=nothing,
         other_length=nothing,
-        truncated=nothing,
-        in_loss=_count_in_loss(data, start + 1, start + length),
+        truncated=(data.length - lengths)[row],
+        in_loss=_count_in_loss(data, start + np.maximum(1, prompt), start + length),
         chosen_in_loss=nothing,
-        skipped=nothing[:0],
+        skipped=skipped,
+        over=over,
         steps=nothing[:0],
         longest=config.sequence_length,
     )
 
 
+def _within(data: Data, config: TrainConfig, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which documents are fed, bool (rows,), and how many of their tokens, int64 (rows,), by `over_length`."""
+    everything, over = np.ones(data.rows, bool), data.length > config.sequence_length
+    if config.over_length in (None, "split"):
+        return everything, data.length
+    _refuse(data, over, config)
+    if config.over_length == "drop":
+        return ~over, data.length
+    lengths = np.minimum(data.length, config.sequence_length)
+    first = data.start + np.maximum(1, prompts)
+    emptied = _count_in_loss(data, first[over], (data.start + lengths)[over]) == 0
+    had = _count_in_loss(data, first[over], (data.start + data.length)[over]) > 0
+    everything[np.flatnonzero(over)[emptied & had]] = False
+    return everything, lengths
+
+
+def _refuse(data: Data, over: np.ndarray, config: TrainConfig) -> None:
+    if config.over_length == "raise" and over.any():
+        rows = np.flatnonzero(over)
+        raise DataError(
+            f"{data.folder}: {len(rows)} documents are longer than sequence_length {config.sequence_length}: "
+            f"{data.names(rows)}; raise it, or set over_length to cut or drop"
+        )
+
+
 def _pairs(data: Data, config: TrainConfig) -> Plan:
-    """Units of pairs, each side cut to its first `sequence_length` tokens.
+    """Units of pairs, each side cut to its first `sequence_length` tokens; with `over_length` drop, left out.
 
     A pair of which one side keeps no token in the loss cannot be compared: it is left out, and its tokens count
     as truncated.
@@ -170,11 +205,14 @@ def _pairs(data: Data, config: TrainConfig) -> Plan:
     row = row[np.lexsort((row, key, epoch))]
     length = np.minimum(data.length, config.sequence_length)
     other = np.minimum(data.rejected_length, config.sequence_length)
+    over = (length < data.length) | (other < data.rejected_length)
+    _refuse(data, over, config)
     chosen_loss = _count_in_loss(data, data.start + np.maximum(1, data.prompt), data.start + length)
     rejected_loss = _count_in_loss(
         data, data.rejected_start + np.maximum(1, data.prompt), data.rejected_start + other
     )
-    usable = (chosen_loss > 0) & (rejected_loss > 0)
+    usable = (chosen_loss > 0) & (rejected_loss > 0) & ~(over & (config.over_length == "drop"))
+    too_long = row[over[row]]
     skipped, row = row[~usable[row]], row[usable[row]]
     return Plan(
         row=row,
@@ -187,9 +225,26 @@ def _pairs(data: Data, config: TrainConfig) -> Plan:
         in_loss=(chosen_loss + rejected_loss)[row],
         chosen_in_loss=chosen_loss[row],
         skipped=skipped,
+        over=too_long,
         steps=row[:0],
         longest=config.sequence_length,
     )
+
+
+def _last_turns(data: Data) -> np.ndarray:
+    """Where the last turn in the loss begins, in tokens from each document's start, int64 (rows,).
+
+    A turn is a run of tokens in the loss: the token that opens the next one is not. 0 where all of a document is
+    in the loss, and where nothing is.
+    """
+    mask = np.asarray(data.mask)
+    begins = np.zeros(data.rows, np.int64)
+    for row, (start, length) in enumerate(zip(data.start.tolist(), data.length.tolist(), strict=True)):
+        places = np.flatnonzero(mask[start : start + length])
+        if len(places):
+            gaps = np.flatnonzero(np.diff(places) > 1)
+            begins[row] = places[gaps[-1] + 1] if len(gaps) else places[0]
+    return begins
 
 
 def _count_in_loss(data: Data, first: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -54,8 +54,10 @@ def token_account(data: Data, plan: Plan, trace: Trace, epochs: int) -> dict[str
     """The tokens of a finished run by source, and whether they close.
 
     documents: rows of the manifest. occurrences: times they are fed, copies and epochs. fragments: what they
-    were cut into (of pairs: pairs fed). tokens = manifest tokens * copies * epochs = delivered + left, where
-    `left` lies beyond max_steps. delivered = in_loss + masked + truncated; padding comes on top.
+    were cut into (of pairs: pairs fed). over_length: occurrences longer than the sequence length. left_out: those
+    not fed at all, for that, or since nothing in the loss was left. tokens = manifest tokens * copies * epochs =
+    delivered + left, where `left` lies beyond max_steps. delivered = in_loss + masked + truncated; padding comes
+    on top.
     Raises AccountError, naming the source, where counts taken from the batches differ from the manifest's.
     """
     size = len(data.sources)
@@ -71,6 +73,8 @@ def token_account(data: Data, plan: Plan, trace: Trace, epochs: int) -> dict[str
         "documents": by_source(everything),
         "occurrences": by_source(everything, times),
         "fragments": by_source(plan.row[fed]),
+        "over_length": by_source(plan.over),
+        "left_out": by_source(plan.skipped),
         "tokens": by_source(everything, times * row_tokens),
         "left": by_source(plan.row[beyond], (plan.tokens + plan.truncated)[beyond]),
         **{part: np.array(trace.account[part], np.int64) for part in PARTS},

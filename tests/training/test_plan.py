@@ -14,8 +14,9 @@ from training.config import TrainConfig
 from training.data import DataError, open_data
 from training.model import device
 from training.plan import best_fit_decreasing, cut_into_steps, make_plan
+from training.trace import Trace, count_tokens, token_account
 
-from .conftest import chat, pair, sentences, text, write_data
+from .conftest import Row, chat, pair, sentences, text, write_data
 
 SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=200)
 
@@ -108,3 +109,82 @@ def test_a_step_without_loss_is_refused_before_training(context):
     data = open_data(write_data(context, "instruct", rows))
     with pytest.raises(DataError, match="no token in the loss"):
         make_plan(data, config(sequence_length=16, batch_tokens=16, micro_batch_tokens=16))
+
+
+def conversation(*turns: tuple[str, str]) -> Row:
+    """Turns of a user and an assistant; the answers and their ends are in the loss."""
+    tokens, mask = [], []
+    for question, answer in turns:
+        one = chat("talk", question, answer)
+        tokens, mask = tokens + one.tokens, mask + one.mask
+    return Row("talk", tokens, mask)
+
+
+def heard(data, settings) -> list[bytes]:
+    """What each unit has in the loss, as text; the end of a turn is a full stop."""
+    plan = make_plan(data, settings)
+    texts = []
+    for unit in range(len(plan.row)):
+        batch = batch_of_units(data, plan, np.array([unit]), device())
+        assert len(batch.targets) == plan.in_loss[unit]
+        texts.append(bytes(token if token < 256 else ord(".") for token in batch.targets.tolist()))
+    return texts
+
+
+def test_loss_is_on_all_turns_or_the_last(context):
+    rows = [conversation(("hello", "hi"), ("how", "well"), ("bye", "ciao")), chat("talk", "a", "b")]
+    data = open_data(write_data(context, "instruct", rows))
+    assert sorted(heard(data, config(sequence_length=64))) == [b"b.", b"hi.well.ciao."]
+    assert sorted(heard(data, config(sequence_length=64, loss_on="last"))) == [b"b.", b"ciao."]
+    # cut into fragments, the last turn alone is in the loss wherever it falls
+    found = heard(data, config(sequence_length=12, loss_on="last"))
+    assert sorted(text for text in found if text) == [b"b.", b"ciao."]
+    text_data = open_data(write_data(context, "pretrain", [text("web", "abcd")]))
+    assert heard(text_data, config(loss_on="last")) == heard(text_data, config()) == [b"bcd."]
+
+
+QUESTION = "a question of forty tokens and some more"
+
+
+def longer(context):
+    rows = [text("web", "x" * 50), text("web", "short"), chat("web", QUESTION, "no")]
+    return open_data(write_data(context, "instruct", rows))
+
+
+def totals(data, settings) -> dict[str, int]:
+    """The account of a run of these settings, batches and all."""
+    plan = make_plan(data, settings)
+    trace = Trace("0", data.sources)
+    for step in range(len(plan.steps) - 1):
+        for units in plan.micro_batches(step, settings.micro_batch_tokens):
+            trace.add(count_tokens(data, plan, units, batch_of_units(data, plan, units, device())))
+    return token_account(data, plan, trace, settings.epochs)["web"]
+
+
+def test_what_is_too_long_is_split_cut_dropped_or_refused(context):
+    data = longer(context)
+    tokens = int(data.length.sum())
+    split = totals(data, config())
+    assert (split["fragments"], split["truncated"], split["over_length"], split["left_out"]) == (5, 0, 2, 0)
+    cut = totals(data, config(over_length="cut"))  # the chat's answer lies beyond: nothing of it would be learned
+    assert (cut["fragments"], cut["over_length"], cut["left_out"]) == (2, 2, 1)
+    assert cut["truncated"] == 51 - 32 + len(chat("web", QUESTION, "no").tokens)
+    drop = totals(data, config(over_length="drop"))
+    assert (drop["fragments"], drop["over_length"], drop["left_out"]) == (1, 2, 2)
+    assert all(account["tokens"] == account["delivered"] == tokens for account in (split, cut, drop))
+    with pytest.raises(DataError, match="2 documents are longer than sequence_length 32"):
+        make_plan(data, config(over_length="raise"))
+    make_plan(data, config(over_length="raise", sequence_length=64))
+
+
+def test_pairs_that_are_too_long_are_cut_dropped_or_refused(context):
+    rows = [pair("judged", "why", "because it is so", "no"), pair("judged", "why", "yes", "no")]
+    data = open_data(write_data(context, "preference", rows))
+    settings = {"method": "reward", "sequence_length": 16}
+    assert make_plan(data, config(**settings)).truncated.sum() > 0
+    plan = make_plan(data, config(**settings, over_length="drop"))
+    assert (len(plan.row), len(plan.skipped), len(plan.over)) == (1, 1, 1)
+    with pytest.raises(DataError, match="1 documents are longer"):
+        make_plan(data, config(**settings, over_length="raise"))
+    with pytest.raises(ValueError, match="over_length split is of documents"):
+        config(**settings, over_length="split")

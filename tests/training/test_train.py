@@ -190,6 +190,14 @@ def test_instructions_without_their_end_are_refused(context, tokenizer, tiny, pr
         train(context, "sft", broken, tokenizer, pretrained, later(tiny))
 
 
+def test_a_turn_in_the_middle_without_its_end_is_refused(context, tokenizer, tiny, pretrained):
+    first, second = chat("talk", "hello", "bye"), chat("talk", "hi", "ho")
+    row = replace(first, tokens=first.tokens + second.tokens, mask=[*first.mask[:-1], 0, *second.mask])
+    broken = write_data(context, "instruct", [row, second])
+    with pytest.raises(DataError, match="1 documents leave the end-of-turn token"):
+        train(context, "sft", broken, tokenizer, pretrained, later(tiny))
+
+
 def test_a_document_without_loss_is_an_alarm(context, tokenizer, tiny, pretrained):
     row = chat("talk", "hello", "bye")
     row.mask = [0] * len(row.mask)

@@ -62,7 +62,7 @@ def as_plan(data: Data, config: TrainConfig, order: list[int], batch: int) -> Pl
     fields = {
         name: values[units]
         for name, values in vars(plan).items()
-        if isinstance(values, np.ndarray) and name not in ("skipped", "steps")
+        if isinstance(values, np.ndarray) and name not in ("skipped", "over", "steps")
     }
     steps = np.array([*range(0, len(order), batch), len(order)], np.int64)
     return replace(plan, **fields, steps=steps)
