@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flows.report.buckets import maps
 from flows.report.reading import manifests
 from flows.run import Run
 
@@ -28,6 +29,7 @@ def _mix(name: str, head: dict[str, Any]) -> dict[str, Any]:
         "head": head,
         "types": [(label, members, joined(members)) for label, members in types.items()],
         "sum": joined(lines),
+        "maps": maps(lines),
         "lines": lines if len(lines) > len(by_source) else [],
         "targets": any(line["target_tokens"] is not None for line in lines),
         "notes": [

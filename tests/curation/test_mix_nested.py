@@ -17,6 +17,7 @@ from curation.config import ConfigError
 from curation.mix import ends as ends_module
 from curation.mix import plan as plan_module
 from curation.mix import rows as rows_module
+from curation.mix import sorting as sorting_module
 from curation.mix.filters import exact
 from curation.mix.manifest import load_manifest, write_manifest
 from curation.mix.plan import Plan, manifest_rows, plan
@@ -369,3 +370,40 @@ def test_shares_of_shares_lower_the_budget_together():
     assert plan(recipe_of(*outer, budget=budget), FIXED).feasible
     assert not plan(recipe_of(*outer, budget=budget + 30), FIXED).feasible
     assert budget == pytest.approx(problem.available_tokens / float(Fraction(1, 10)), rel=1e-3)
+
+
+@pytest.mark.parametrize("most", [3, 17, 60])
+def test_rows_that_memory_does_not_hold_are_sorted_on_disk(monkeypatch, tmp_path: Path, most: int):
+    """In ranges of buckets, and of the ids of a bucket: the same tables, and nothing left behind."""
+    line = {"source": "a", "share": "50%", "by": ["topic", "language"], "max_repeats": 3}
+    recipe = recipe_of(line, {"source": "b", "share": "50%", "max_repeats": 3}, budget=60_000, exact=True)
+    planned = plan(recipe, FIXED)
+    whole = pa.concat_tables(planned.tables(tmp_path / "unused"))
+    assert not (tmp_path / "unused").exists()
+    monkeypatch.setattr(sorting_module, "RANGE_ROWS", most)
+    assert pa.concat_tables(planned.tables(tmp_path / "scratch")).equals(whole)
+    assert not list((tmp_path / "scratch").glob("*"))
+    keys = [(row["source"], row["bucket"], row["id"], row["shard"], row["row"]) for row in whole.to_pylist()]
+    assert keys == sorted(keys)
+
+
+PIECES = rows_module.pieces
+
+
+def in_pieces_of_300(found):
+    return PIECES(found, 300)
+
+
+def test_a_catalog_file_is_read_in_pieces_of_row_groups(tmp_path: Path):
+    """From a file of many row groups, from one of a single one, from memory: the same rows."""
+    catalogs = {name: catalog(name, 2_000, largest=90) for name in "ab"}
+    recipe = recipe_of({"source": ["a", "b"], "share": 1, "by": ["topic", "quality"]}, budget=50_000)
+    expected = plan(recipe, catalogs)
+    for rows in (100, 5_000):
+        paths = {name: tmp_path / f"{name}-{rows}.parquet" for name in catalogs}
+        for name, path in paths.items():
+            pq.write_table(catalogs[name], path, row_group_size=rows)
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("draw", "pool"):
+                patch.setattr(f"curation.mix.{module}.pieces", in_pieces_of_300)
+            assert same_rows(plan(recipe, paths), expected)
