@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from curation.classify.examples import metadata_value
 from curation.derive.config import Derived, Tasks
+from curation.files import atomic
 from curation.ingest import Source
 from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
@@ -35,9 +37,9 @@ def catalog(
 ) -> StepOutput:
     """The step `catalog/<source>`: `catalog.parquet` of schema CATALOG, in the order of shards and rows.
 
-    Joins by row, each file's ids checked against the pool's. Documents that share a prompt (group_hash) are held
-    out together. `classes` is the step `classify/<source>`, whose columns `quality` and `topic_label` are taken,
-    or None. Columns only: no text is read.
+    Joins by row, a shard at a time, each file's ids checked against the pool's. Documents that share a prompt
+    (group_hash) are held out together. `classes` is the step `classify/<source>`, whose columns `quality` and
+    `topic_label` are taken, or None. Columns only: no text is read.
     """
     inputs = {"pool": pool.content, "measured": measured.content, "tokens": tokens.content}
     inputs |= {f"ledger/{ledger.name}": ledger.content for ledger in ledgers}
@@ -51,22 +53,27 @@ def catalog(
         config["facts"] = list(PAIR_COLUMNS)
 
     def work(build: Build) -> None:
-        shards = [_shard(path, source, measured, ledgers, tokens, classes, seed) for path in pool.shards()]
-        table = pa.concat_tables(shards) if shards else _schema(source).empty_table()
-        place = table.schema.get_field_index("vigintile")
-        table = table.set_column(place, CATALOG.field("vigintile"), _vigintile_column(table))
-        build.write_table("catalog.parquet", table)
-        held = table["holdout"].to_numpy(zero_copy_only=False)
-        weights = table["tokens"].to_numpy().astype(np.int64)
-        build.counts = {
-            "documents_in": sum(pq.read_metadata(path).num_rows for path in pool.shards()),
-            "documents_out": len(table),
-            "tokens": int(weights.sum()),
-            "holdout_documents": int(held.sum()),
-            "holdout_tokens": int(weights[held].sum()),
-        }
+        def rows(path: Path) -> pa.Table:
+            return _shard(path, source, measured, ledgers, tokens, classes, seed)
 
-    return step(ctx, f"catalog/{source.name}", 3, config, inputs, work)
+        paths = pool.shards()
+        ranks = _vigintiles_by_topic(map(rows, paths)) if _are_scored(classes) else None
+        counts = dict.fromkeys(("documents_out", "tokens", "holdout_documents", "holdout_tokens"), 0)
+        with (
+            atomic(build.folder / "catalog.parquet") as temporary,
+            pq.ParquetWriter(temporary, _schema(source), compression="zstd") as writer,
+        ):
+            for path in paths:
+                table = rows(path)
+                table = _with_vigintiles(table, ranks, counts["documents_out"])
+                writer.write_table(table, row_group_size=1 << 16)
+                held = table["holdout"].to_numpy(zero_copy_only=False)
+                weights = table["tokens"].to_numpy().astype(np.int64)
+                sizes = len(table), int(weights.sum()), int(held.sum()), int(weights[held].sum())
+                counts = {key: counts[key] + size for key, size in zip(counts, sizes, strict=True)}
+        build.counts = {"documents_in": sum(pq.read_metadata(path).num_rows for path in paths), **counts}
+
+    return step(ctx, f"catalog/{source.name}", 4, config, inputs, work)
 
 
 def vigintiles(quality: np.ndarray, ids: pa.ChunkedArray | pa.Array, tokens: np.ndarray) -> np.ndarray:
@@ -75,7 +82,10 @@ def vigintiles(quality: np.ndarray, ids: pa.ChunkedArray | pa.Array, tokens: np.
     Documents are ranked by quality, then by id, then as they come. Weighted by tokens (all above 0), so that each
     vigintile holds a twentieth of the tokens to within one document. Exact integers up to 2**57 tokens.
     """
-    high, low = split_ids(ids)
+    return _vigintiles(quality, *split_ids(ids), tokens)
+
+
+def _vigintiles(quality: np.ndarray, high: np.ndarray, low: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     order = np.lexsort((low, high, quality))
     weights = tokens[order].astype(np.uint64)
     end = np.cumsum(weights, dtype=np.uint64)
@@ -177,14 +187,38 @@ def _held_topics(source: Source | Synthesis | Derived, topic: pa.ChunkedArray | 
     return found & bool(held)
 
 
-def _vigintile_column(table: pa.Table) -> pa.Array:
-    """Vigintiles by topic; the documents without one are a topic of their own."""
-    scored = table["quality"].is_valid().to_numpy()
-    column = np.zeros(len(table), np.uint8)
-    topics = table["topic"].combine_chunks().dictionary_encode()
-    numbers = topics.indices.fill_null(len(topics.dictionary)).to_numpy()
-    for number in range(len(topics.dictionary) + 1):
-        wanted = scored & (numbers == number)
-        chosen = table.filter(pa.array(wanted))
-        column[wanted] = vigintiles(chosen["quality"].to_numpy(), chosen["id"], chosen["tokens"].to_numpy())
-    return pa.array(column, mask=~scored)
+def _are_scored(classes: StepOutput | None) -> bool:
+    shards = sorted((classes.folder / "shards").glob("*.parquet")) if classes else []
+    return any("quality" in pq.read_schema(path).names for path in shards)
+
+
+def _vigintiles_by_topic(tables: Iterable[pa.Table]) -> tuple[np.ndarray, np.ndarray]:
+    """The vigintiles of all rows, by topic, and which rows have none. Of each row it holds what ranks it alone.
+
+    The documents without a topic are a topic of their own.
+    """
+    kept, topics = [], {}
+    for table in tables:
+        named = table["topic"].combine_chunks().dictionary_encode()
+        codes = np.array([topics.setdefault(name, len(topics)) for name in [*named.dictionary.to_pylist(), None]])
+        numbers = codes[named.indices.fill_null(len(named.dictionary)).to_numpy()]
+        quality = table["quality"].to_numpy(zero_copy_only=False).astype(np.float32)
+        scored = table["quality"].is_valid().to_numpy()
+        kept.append((quality, scored, *split_ids(table["id"]), table["tokens"].to_numpy(), numbers))
+    if not kept:
+        return np.zeros(0, np.uint8), np.zeros(0, bool)
+    quality, scored, high, low, tokens, numbers = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    kept.clear()
+    column = np.zeros(len(quality), np.uint8)
+    for number in range(len(topics)):
+        own = np.flatnonzero(scored & (numbers == number))
+        column[own] = _vigintiles(quality[own], high[own], low[own], tokens[own])
+    return column, ~scored
+
+
+def _with_vigintiles(table: pa.Table, ranks: tuple[np.ndarray, np.ndarray] | None, start: int) -> pa.Table:
+    if ranks is None:
+        return table
+    own = slice(start, start + len(table))
+    place = table.schema.get_field_index("vigintile")
+    return table.set_column(place, CATALOG.field("vigintile"), pa.array(ranks[0][own], mask=ranks[1][own]))

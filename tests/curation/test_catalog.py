@@ -1,4 +1,5 @@
 import gzip
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation import catalog as module
 from curation.catalog import VIGINTILES, catalog, held_out, length_buckets, vigintiles
 from curation.files import write_parquet
 from curation.ingest import Source
@@ -211,3 +213,25 @@ def test_vigintiles_go_by_topic_where_one_is_known(stations, tokenizer):
     # Without the key, scores of one topic are never among the best: the check above would fail.
     assert {row["topic"] for row in tables[None]} == {None}
     assert max(row["vigintile"] for row in tables[None] if row["quality"] < 0.25) < 20
+
+
+def test_vigintiles_are_those_of_all_shards_together():
+    """However the rows are divided into shards; a shard by itself would rank its rows among too few."""
+    rng = np.random.default_rng(3)
+    n = 400
+    table = pa.table(
+        {
+            "id": [f"{number:032x}" for number in rng.permutation(n)],
+            "quality": pa.array(rng.random(n, np.float32), mask=rng.random(n) < 0.1),
+            "tokens": rng.integers(1, 50, n).astype(np.uint32),
+            "topic": pa.array(rng.choice(["law", "sea", None], n).tolist(), pa.string()),
+        }
+    )
+    whole, missing = module._vigintiles_by_topic([table])
+    for cuts in ([100, 101, 250], [1], [399]):
+        edges = [0, *cuts, n]
+        shards = [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+        parts, none = module._vigintiles_by_topic(shards)
+        assert (parts.tolist(), none.tolist()) == (whole.tolist(), missing.tolist())
+    alone = np.concatenate([module._vigintiles_by_topic([table.slice(a, 200)])[0] for a in (0, 200)])
+    assert alone.tolist() != whole.tolist()
