@@ -456,6 +456,20 @@ def pairs(
 
 
 @app.command()
+def export(
+    stage: Annotated[str, typer.Argument(help="A training stage of the run.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    workspace: Workspace = WORKSPACE,
+    run: RunName = None,
+) -> None:
+    """Copy a trained model out of the workspace; its card tells what it is made of and its held-out figures."""
+    from flows.export import export_model
+    from flows.run import load_run
+
+    out.print(_escape(export_model(load_run(workspace, run), stage, folder)))
+
+
+@app.command()
 def replay(
     stage: Annotated[str, typer.Argument(help="A training stage of the run.")],
     step: Annotated[int, typer.Argument(min=1, help="The number of the step, from 1.")],

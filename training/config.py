@@ -18,7 +18,7 @@ DpoLoss = Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"]
 SMOOTHED: tuple[DpoLoss, ...] = ("sigmoid", "robust")  # take a label_smoothing
 
 # What changes no bit of a result, and so is no part of a step's identity.
-WITHOUT_EFFECT = ("checkpoint_every", "gradient_checkpointing")
+WITHOUT_EFFECT = ("checkpoint_every", "gradient_checkpointing", "track")
 
 # What a longer context is given by; see `training.positions`.
 POSITIONS = ("yarn_factor", "yarn_beta_fast", "yarn_beta_slow", "rope_theta", "rope_layers", "max_position")
@@ -118,6 +118,7 @@ class TrainConfig(Strict):
         "none"  # full: each process keeps its part of weights and optimiser (FSDP2)
     )
     processes: int = Field(1, ge=1)  # started by torchrun; each takes its share of a step's micro-batches
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()  # curves for these, beside log.jsonl
     checkpoint_every: int = Field(50, ge=1)  # steps; changes no result
 
     @model_validator(mode="before")

@@ -10,7 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import training
@@ -25,8 +25,8 @@ class ProcessesError(Exception):
     """The processes of a stage ended without a result, for a reason that they could not tell."""
 
 
-def launch(job: Job, watch: Watch, output: Path) -> Trained:
-    """Train with `job.config.processes` processes on this machine; `watch` hears of each step.
+def launch(job: Job, watches: Sequence[Watch], output: Path) -> Trained:
+    """Train with `job.config.processes` processes on this machine; `watches` hear of each step.
 
     What the processes print goes to the file `output`. Raises what a process raised, where it could tell;
     ProcessesError otherwise.
@@ -51,7 +51,7 @@ def launch(job: Job, watch: Watch, output: Path) -> Trained:
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(POLL)
-                told = _tell(job.log, told, watch)
+                told = _tell(job.log, told, watches)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -85,8 +85,8 @@ def _environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
 
 
-def _tell(log: Path, place: int, watch: Watch) -> int:
-    """Tell `watch` of the whole lines of the log after `place`; returns where the next one begins."""
+def _tell(log: Path, place: int, watches: Sequence[Watch]) -> int:
+    """Tell the watches of the whole lines of the log after `place`; returns where the next one begins."""
     if not log.exists():
         return place
     with open(log, "rb") as file:
@@ -95,7 +95,9 @@ def _tell(log: Path, place: int, watch: Watch) -> int:
     whole = lines[: lines.rfind(b"\n") + 1]
     for line in whole.splitlines():
         row = json.loads(line)
-        watch(row, row.pop("by_source"), row.pop("seconds"))
+        told = row.pop("by_source"), row.pop("seconds")
+        for watch in watches:
+            watch(row, *told)
     return place + len(whole)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.files import write_json
+from curation.files import write_bytes, write_json
 from curation.steps import UNITS, Build, StepOutput
+from training.card import model_card
 from training.causal_lm import check_end_of_turn, empty_by_source
 from training.config import TrainConfig
 from training.data import Data, open_data
@@ -15,6 +16,7 @@ from training.launch import launch
 from training.model import device, find_specials
 from training.plan import make_plan
 from training.trace import Trace, token_account
+from training.trackers import TRACKERS
 from training.watch import Bar, Log
 from training.work import Job, Trained, train_model
 
@@ -58,16 +60,25 @@ def train_stage(
         model=build.folder / "model",
         log=log,
     )
-    bar = Bar(build, plan)
-    if config.processes == 1:
-        trained = train_model(job, mix, plan, [Log(log), bar])
-    else:
-        trained = launch(job, bar, build.scratch("processes.log"))
+    trackers = [
+        TRACKERS[name](build.scratch(name), build.name, config.model_dump(mode="json")) for name in config.track
+    ]
+    watches = [Bar(build, plan), *trackers]
+    try:
+        if config.processes == 1:
+            trained = train_model(job, mix, plan, [Log(log), *watches])
+        else:
+            trained = launch(job, watches, build.scratch("processes.log"))
+    finally:
+        for tracker in trackers:
+            tracker.close()
     trace = trained.trace
     account = token_account(mix, plan, trace, config.epochs)
     origin = {"data": data.content, "tokenizer": tokenizer.content}
     origin["parent"] = None if parent is None else {"name": parent.name, "content": parent.content}
-    write_json(build.folder / "checkpoint.json", _head(mix, trained, account, config) | origin)
+    head = _head(mix, trained, account, config) | origin
+    write_json(build.folder / "checkpoint.json", head)
+    write_bytes(build.folder / "model" / "README.md", model_card(build.name, head, trace, config).encode())
     build.write_table("losses.parquet", _losses(trace))
     build.write_table("losses_by_source.parquet", pa.Table.from_pylist(trace.by_source, schema=BY_SOURCE))
     build.counts = _counts(trace, account)
