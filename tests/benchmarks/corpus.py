@@ -70,10 +70,11 @@ def _web(data: Path) -> Iterator[str]:
 
 
 def json_lines(path: Path) -> Iterator[dict]:
-    """The records of a file, gz or zst."""
+    """The records of a file, plain, gz or zst."""
     import gzip
 
-    with gzip.open(path) if path.suffix == ".gz" else zstandard.open(path, "rb") as file:
+    opened = {".gz": gzip.open, ".zst": zstandard.open}.get(path.suffix, open)
+    with opened(path, "rb") as file:
         for line in io.TextIOWrapper(file, encoding="utf-8"):
             yield json.loads(line)
 
