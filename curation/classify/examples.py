@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,8 @@ def examples_of(
 ) -> list[Example]:
     """A sample of each class from alive documents, in the order of their keyed hash.
 
-    Raises ValueError for fewer than two classes, or fewer than 10 examples of one.
+    Balanced: classes are of one size, and each takes of its sources evenly, as far as they go: the largest would
+    drown the others. Raises ValueError for fewer than two classes, or fewer than 10 examples of one.
     """
     if settings.labels:
         classes = _by_label(settings, settings.labels, pools, measured, ledgers)
@@ -48,7 +50,11 @@ def examples_of(
         classes = {}
         for label, entries in sorted(settings.examples().items()):
             sources = [entry for entry in entries if isinstance(entry, str)]
-            found = _from_pools(sources, label, settings, pools, measured, ledgers)
+            found = [
+                one
+                for source in dict.fromkeys(sources)
+                for one in _from_pools(source, label, settings, pools, measured, ledgers)
+            ]
             for entry in entries:
                 if isinstance(entry, ExampleFile):
                     found += _from_file(Path(entry.file), label, settings)
@@ -60,6 +66,8 @@ def examples_of(
             f"classifiers.{name}: {shown} are alive; a classifier needs two classes and {FEWEST} of each at least"
         )
     most = min(settings.sample, *sizes.values()) if settings.balanced else settings.sample
+    if settings.balanced:
+        classes = {label: _by_rank(found) for label, found in classes.items()}
     return _in_hash_order([one for found in classes.values() for one in found[:most]], settings.seed)
 
 
@@ -84,8 +92,18 @@ def metadata_value(metadata: str | None, key: str) -> str | None:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _by_rank(examples: list[Example]) -> list[Example]:
+    """The first of each source, then the second of each: any beginning of it is of all sources evenly."""
+    ranks: Counter[str] = Counter()
+    ranked = []
+    for one in examples:
+        ranked.append((ranks[one.source], one))
+        ranks[one.source] += 1
+    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+
+
 def _from_pools(
-    sources: list[str],
+    source: str,
     label: str,
     settings: Classifier,
     pools: Outputs,
@@ -93,7 +111,7 @@ def _from_pools(
     ledgers: list[StepOutput],
 ) -> list[Example]:
     key, found = key_of(settings.seed, "quality"), []
-    for one in pick(sources, pools, measured, ledgers, key, documents=settings.sample):
+    for one in pick([source], pools, measured, ledgers, key, documents=settings.sample):
         for _, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
             for document, text in zip(table["id"].to_pylist(), rendered_text(table).to_pylist(), strict=True):
                 found.append(Example(document, one.source, label, text[: settings.prefix]))

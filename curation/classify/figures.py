@@ -54,11 +54,21 @@ def evaluate(model: Model, examples: list[Example], positive: str | None) -> dic
     scores = (wanted if positive else best).astype(np.float64)
     figures = {"holdout": len(examples), **_by_class(truth, said), "by_source": _by_source(examples, scores)}
     if positive:
+        for name, one in figures["by_source"].items():
+            one |= _of_source(name, examples, scores, positive)
         return figures | _binary(examples, scores, positive)
     wrong = [place for place in range(len(examples)) if said[place] != truth[place]]
     wrong.sort(key=lambda place: (-scores[place], examples[place].id))
     mistakes = [_mistake(examples[place], scores[place]) | {"said": said[place]} for place in wrong[:MISTAKES]]
     return figures | {"worst_mistakes": mistakes}
+
+
+def _of_source(name: str, examples: list[Example], scores: np.ndarray, positive: str) -> dict[str, Any]:
+    """The figures of one source of a class ("positive/papers") against the whole other class."""
+    label = name.partition("/")[0]
+    rows = [n for n, one in enumerate(examples) if one.label != label or f"{label}/{one.source}" == name]
+    found = _binary([examples[n] for n in rows], scores[rows], positive)
+    return {key: found[key] for key in ("precision", "recall", "auc", "intervals")}
 
 
 def _binary(examples: list[Example], scores: np.ndarray, positive: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Classifier(Strict):
     max_tokens: Annotated[int, Field(gt=0)] = 512  # of a transformers model, at most what it has positions for
 
     sample: Count = 20_000  # documents of each class at most
-    balanced: bool = True  # all classes are cut to the smallest one
+    balanced: bool = True  # all classes are cut to the smallest one, and take of their sources evenly
     holdout: Annotated[Share, Field(ge=0, lt=1)] = 0.1  # of each class, for the report
     epochs: Annotated[int, Field(gt=0)] = 5
     dim: Annotated[int, Field(gt=0)] = 16

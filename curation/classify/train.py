@@ -62,7 +62,7 @@ def train_classifier(
             "holdout_documents": int(held.sum()),
         }
 
-    return step(ctx, f"classifier/{name}", 2, _literals(settings), inputs, work)
+    return step(ctx, f"classifier/{name}", 3, _literals(settings), inputs, work)
 
 
 def trained(name: str, settings: Classifier, model: StepOutput) -> Applied:

@@ -60,7 +60,7 @@ def pipeline(root: str) -> Pipeline:
             "sources": sources,
             "tokenizer": {"vocab_size": 2000, "sample_bytes": "2MiB"},
             "classifiers": {
-                "quality": {**quality, "holdout": "30%", "epochs": 10},
+                "quality": {**quality, "holdout": "40%", "epochs": 10},
                 "topic": {"classes": classes, "sources": scored, "epochs": 25},
                 "toxicity": {**toxic, "sources": ["tweets", *scored], "holdout": "20%", "epochs": 10},
             },

@@ -126,6 +126,35 @@ def test_classes_are_balanced_and_held_out_alike(stations):
     assert {one[0] for one in smaller} < {one[0] for one in examples}
 
 
+def test_a_class_takes_of_its_sources_evenly_as_far_as_they_go(stations):
+    stations.pool("few", sentences("gamma delta theorem proof", 12, 5))
+    sources(stations)
+    config = Classifier(positives=["good", "few"], negatives=["bad"], sample=40)
+    found = Counter((one.label, one.source) for one in examples_from(stations, config))
+    assert found == {("positive", "few"): 12, ("positive", "good"): 28, ("negative", "bad"): 40}
+    # Without balance the large source has its share: few of few.
+    as_they_come = examples_from(stations, config.model_copy(update={"balanced": False}))
+    assert Counter(one.source for one in as_they_come)["few"] < 9
+
+
+def test_each_source_has_figures_against_the_other_class(stations):
+    """One source of positives is like the negatives: its recall and AUC show it, those of the other do not."""
+    sources(stations)
+    stations.pool("odd", sentences("buy cheap watches click here now the of and", 60, 7))
+    report = read_json(
+        train(stations, positives=["good", "odd"], negatives=["bad"], holdout=0.4).folder / "report.json"
+    )
+    good, odd = (report["by_source"][f"positive/{name}"] for name in ("good", "odd"))
+    assert good["auc"] > odd["auc"]
+    assert good["recall"] > odd["recall"]
+    assert good["recall"] * good["holdout"] + odd["recall"] * odd["holdout"] == pytest.approx(
+        report["true_positives"]
+    )
+    assert odd["intervals"]["auc"][0] <= odd["auc"] <= odd["intervals"]["auc"][1]
+    bad = report["by_source"]["negative/bad"]
+    assert (bad["precision"], bad["auc"]) == (report["precision"], report["auc"])
+
+
 def test_dropped_documents_teach_nothing_and_have_no_score(stations):
     sources(stations)
     ledger = stations.drop("bad", lambda text: text.endswith("7"))
