@@ -83,6 +83,18 @@ def _is_blank(data, at, end, flags):
 
 
 @njit(nogil=True)
+def _next_cart(data, at, last, stop, phrases):
+    """Where the next phrase CART begins before `last`, from `at` on; `last` without one.
+
+    A loop of its own: in one that may give another table each turn would count references to it.
+    """
+    first = phrases[CART, 0]
+    while at < last and not (data[at] == first and _holds(data, at, stop, phrases, CART)):
+        at += 1
+    return at
+
+
+@njit(nogil=True)
 def cut_phrases(data, begin, start, stop, flags, phrases, rules, table, known):
     """Write the spans of the phrases in the line from `start` to `stop`; returns the table, the number of spans
     now known, and the rule by which the line goes if nothing visible is left, else -1.
@@ -102,13 +114,14 @@ def cut_phrases(data, begin, start, stop, flags, phrases, rules, table, known):
     if head:  # to be ended below
         table = add_span(table, known, start - begin, start + head - begin, NOTHING, rules + SIGN_IN)
         known += 1
-    for at in range(start + head, last):
-        if data[at] == phrases[CART, 0] and at >= done and _holds(data, at, stop, phrases, CART):
-            low = _space_before(data, done, at, flags)
-            done = _space_after(data, at + _length(phrases, CART), stop, flags)
-            table = add_span(table, known, low - begin, done - begin, A_SPACE, rules + CART)
-            known += 1
-            carts += 1
+    at = _next_cart(data, done, last, stop, phrases)
+    while at < last:
+        low = _space_before(data, done, at, flags)
+        done = _space_after(data, at + _length(phrases, CART), stop, flags)
+        table = add_span(table, known, low - begin, done - begin, A_SPACE, rules + CART)
+        known += 1
+        carts += 1
+        at = _next_cart(data, max(at + 1, done), last, stop, phrases)
     if known == first and not tail:
         return table, known, -1
     if not _has_few_words(data, start, stop, flags):

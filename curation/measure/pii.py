@@ -84,32 +84,42 @@ def _number(data, begin, at, end):
     return PHONE, -1 if in_address else local_phone_end(data, at, end)
 
 
+@njit(nogil=True)
+def _next(data, begin, at, done, end, ibans):
+    """(kind, start, stop) of the first place from byte `at` on, -1 for none; `done` is where the last one ended.
+
+    A loop of its own: in one that may give another table each turn would count references to it.
+    """
+    while at < end:
+        byte = data[at]
+        kind, start, stop = -1, at, -1
+        if byte == 0x40:
+            stop = email_end(data, at + 1, end)
+            if stop >= 0:
+                kind, start = EMAIL, email_start(data, done, at)
+                stop = stop if start >= 0 else -1
+        elif is_digit(byte) or byte == 0x2B or byte == 0x28:
+            if _may_begin(data, begin, at):
+                kind, stop = _number(data, begin, at, end)
+        elif np.uint8(byte - 0x41) < 26 and _may_begin(data, begin, at):
+            kind, stop = IBAN, iban_end(data, at, end, ibans)
+        # Digits may begin an address.
+        if stop >= 0 and not (stop < end and data[stop] == 0x40 and kind != EMAIL):
+            return kind, start, stop
+        at += 1
+    return -1, end, end
+
+
 @njit(nogil=True, cache=True)
 def _find(data, offsets, ibans, counts):
     table, known = np.empty((0, WIDTH), np.int64), 0
     for document in range(len(offsets) - 1):
         begin, end = offsets[document], offsets[document + 1]
-        before, at, done = known, begin, begin
-        while at < end:
-            byte = data[at]
-            kind, start, stop = -1, at, -1
-            if byte == 0x40:
-                stop = email_end(data, at + 1, end)
-                if stop >= 0:
-                    kind, start = EMAIL, email_start(data, done, at)
-                    stop = stop if start >= 0 else -1
-            elif is_digit(byte) or byte == 0x2B or byte == 0x28:
-                if _may_begin(data, begin, at):
-                    kind, stop = _number(data, begin, at, end)
-            elif np.uint8(byte - 0x41) < 26 and _may_begin(data, begin, at):
-                kind, stop = IBAN, iban_end(data, at, end, ibans)
-            if stop < 0 or (
-                stop < end and data[stop] == 0x40 and kind != EMAIL
-            ):  # digits that an address begins with
-                at += 1
-                continue
+        before = known
+        kind, start, stop = _next(data, begin, begin, begin, end, ibans)
+        while kind >= 0:
             table = add_span(table, known, start - begin, stop - begin, kind, kind)
             known += 1
-            at = done = stop
+            kind, start, stop = _next(data, begin, stop, stop, end, ibans)
         counts[document] = known - before
     return table[:known]
