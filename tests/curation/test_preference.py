@@ -261,6 +261,10 @@ def test_statistics_are_recounted_in_plain_python(stations, tokenizer):
             examples.append(sum(size for _, size in said))
             users += [size for role, size in said if role == "user"]
             assistants += [size for role, size in said if role == "assistant"]
+    apart = [length(chosen[-1][1]) - length(rejected[-1][1]) for _, chosen, rejected in documents]
+    weighted = [difference for difference, count in zip(apart, copies, strict=True) for _ in range(count)]
+    assert math.isclose(line["length_difference"], sum(map(abs, weighted)) / len(weighted))
+    assert math.isclose(line["chosen_longer"], sum(one > 0 for one in weighted) / len(weighted))
     assert line["comparisons"] == sum(copies)
     assert line["prompts"] == 6
     assert math.isclose(line["tokens_example"], sum(examples) / len(examples))

@@ -19,7 +19,8 @@ def kind_of(path: Path) -> str:
     return "profile" if "rules" in keys else "recipe" if "kind" in keys else "pipeline"
 
 
-FILES = sorted([*MANIFESTS.rglob("*.yaml"), *PROFILES.glob("*.yaml")])
+TEMPLATES = MANIFESTS / "examples/question-answer.yaml"  # in promptsource's format, read by its own loader
+FILES = sorted({*MANIFESTS.rglob("*.yaml"), *PROFILES.glob("*.yaml")} - {TEMPLATES})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
