@@ -85,6 +85,13 @@ def require_measurements(profile: Profile, pools: Iterable[MeasuredPool]) -> Non
     for pool in pools:
         require_whole(profile, pool.measured)
         edits = pool.measured.record["config"].get("edits", [])
+        language_of = pool.measured.record["config"].get("language_of", "edited")
+        if edits and language_of != profile.language_of and list(profile.edits) == edits:
+            raise ConfigError(
+                f"profile '{profile.name}' looks at the language of the {profile.language_of} text, but pool "
+                f"'{pool.source}' was measured with that of the {language_of} text. "
+                "Name the profile in the pipeline file and run it --until curate"
+            )
         if list(profile.edits) != edits:
             raise ConfigError(
                 f"profile '{profile.name}' edits text by {', '.join(profile.edits) or 'nothing'}, but pool "

@@ -150,18 +150,33 @@ def longest_word(data, start, end, classes):
 
 
 @njit(nogil=True, _nrt=False)
-def line_fate(data, start, end, words, terminal):
-    """What becomes of a stripped line without citations and long words: KEPT or a reason.
+def stripped(data, start, end, classes):
+    """Where data[start:end] begins and ends without the white space around it; (end, end) where all is that."""
+    first, last, at = end, end, start
+    while at < end:
+        code, following = decode(data, at, end)
+        if not classes[code] & BLANK:
+            first = min(first, at)
+            last = following
+        at = following
+    return first, last
 
-    `words` are those it had with citations; `terminal` says whether it must end in terminal
-    punctuation.
+
+@njit(nogil=True, _nrt=False)
+def ends_well(data, start, end):
+    """Whether a stripped line ends in terminal punctuation, and not in three full stops."""
+    last = data[end - 1] if end > start else 0
+    if last not in (0x2E, 0x3F, 0x21, 0x22, 0x27):
+        return False
+    return not (end - start >= 3 and last == 0x2E and data[end - 2] == 0x2E and data[end - 3] == 0x2E)
+
+
+@njit(nogil=True, _nrt=False)
+def line_fate(data, start, end, words):
+    """What becomes of a stripped line without citations and long words, whatever it ends in: KEPT or a reason.
+
+    `words` are those it had with citations. Where it must end well, that comes first.
     """
-    if terminal:
-        last = data[end - 1] if end > start else 0
-        if last not in (0x2E, 0x3F, 0x21, 0x22, 0x27):
-            return NO_TERMINAL
-        if end - start >= 3 and last == 0x2E and data[end - 2] == 0x2E and data[end - 3] == 0x2E:
-            return NO_TERMINAL
     if words < LEAST_WORDS:
         return FEW_WORDS
     if not may_hold(data, start, end):
@@ -271,11 +286,12 @@ def _fate(data, start, stop, words, longest, terminal, classes, buffer):
     """The fate of a line as the edit knows it: what drops a document leaves its lines."""
     if longest > LONGEST_WORD and longest_word(data, start, stop, classes) > LONGEST_WORD:
         return LONG_WORD
+    source = data
     if has_bracket(data, start, stop):
-        length = without_citations(data, start, stop, classes, buffer)
-        fate = line_fate(buffer, 0, length, words, terminal)
-    else:
-        fate = line_fate(data, start, stop, words, terminal)
+        source, start, stop = buffer, 0, without_citations(data, start, stop, classes, buffer)
+    if terminal and not ends_well(source, start, stop):
+        return NO_TERMINAL
+    fate = line_fate(source, start, stop, words)
     return KEPT if fate in (LOREM_IPSUM, CURLY_BRACKET) else fate
 
 

@@ -12,7 +12,22 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from curation.measure.datatrove_c4 import C4_COUNTS, count_c4
+from curation.measure.datatrove_c4 import (
+    ANY_END,
+    C4_COUNTS,
+    CURLY_LINES,
+    KEPT_LINES,
+    LEFT_CHARS,
+    LEFT_DUP_CHARS,
+    LEFT_LINES,
+    LEFT_NEWLINES,
+    LEFT_SHORT,
+    LEFT_TERMINAL,
+    LEFT_TOKENS,
+    LOREM_LINES,
+    SENTENCES,
+    count_c4,
+)
 from curation.measure.datatrove_lines import (
     BULLETS,
     DUP_FILLED_CHARS,
@@ -61,11 +76,16 @@ NUMBERS = {
     "spacy_tokens": TOKENS,
     "gopher_words": WORDS,  # tokens with a character that is no symbol
     "gopher_stop_words": STOP_WORDS,  # distinct ones, case counts
-    "c4_lorem_ipsum_lines": _C4,  # lines that C4 would keep but for this, before any with a curly bracket
-    "c4_curly_bracket_lines": _C4 + 1,  # the same, before any with "lorem ipsum"
-    "c4_lines": _C4 + 2,  # lines that it keeps
-    "c4_sentences": _C4 + 3,  # spaCy's, of those lines
+    "c4_lorem_ipsum_lines": _C4 + LOREM_LINES,  # lines that C4 would keep but for this, before any with a bracket
+    "c4_curly_bracket_lines": _C4 + CURLY_LINES,  # the same, before any with "lorem ipsum"
+    "c4_lines": _C4 + KEPT_LINES,  # lines that it keeps
+    "c4_sentences": _C4 + SENTENCES,  # spaCy's, of those lines
+    "c4_any_end_lorem_ipsum_lines": _C4 + ANY_END + LOREM_LINES,  # the same without the rule for ends of lines
+    "c4_any_end_curly_bracket_lines": _C4 + ANY_END + CURLY_LINES,
+    "c4_any_end_lines": _C4 + ANY_END + KEPT_LINES,
+    "c4_any_end_sentences": _C4 + ANY_END + SENTENCES,
     "fineweb_lines": _LINES + FILLED_LINES,  # lines that are not blank
+    "fineweb_left_lines": _C4 + LEFT_LINES,  # those of the text that C4 leaves, with any end of lines
 }
 # Column -> (numerator, denominator); null where the denominator is zero.
 SHARES = {
@@ -85,6 +105,10 @@ SHARES = {
     "fineweb_short_line_share": (_LINES + SHORT_LINES, _LINES + FILLED_LINES),
     "fineweb_dup_line_char_share": (_LINES + DUP_FILLED_CHARS, _NON_NEWLINE),
     "fineweb_newline_ratio": (NEWLINES, TOKENS),
+    "fineweb_left_terminal_line_share": (_C4 + LEFT_TERMINAL, _C4 + LEFT_LINES),
+    "fineweb_left_short_line_share": (_C4 + LEFT_SHORT, _C4 + LEFT_LINES),
+    "fineweb_left_dup_line_char_share": (_C4 + LEFT_DUP_CHARS, _C4 + LEFT_CHARS),
+    "fineweb_left_newline_ratio": (_C4 + LEFT_NEWLINES, _C4 + LEFT_TOKENS),
 }
 
 
@@ -145,7 +169,20 @@ def _measure_documents(data, offsets, tables, out):
             ngrams = ngram_scratch(words)
         count_ngrams(tokens, counts[TOKENS], ngrams, row[_NGRAMS:_C4])
         count_c4(
-            data, begin, end, tables, tokens, counts, buffer, line_tokens, chunk, line_counts, row[_C4:_CHARS]
+            data,
+            begin,
+            end,
+            tables,
+            tokens,
+            counts,
+            buffer,
+            line_tokens,
+            chunk,
+            line_counts,
+            ascii_only,
+            slots,
+            keys,
+            row[_C4:_CHARS],
         )
         row[_CHARS] = chars
         row[_NON_NEWLINE] = chars - counts[NEWLINES]

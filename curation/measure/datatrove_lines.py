@@ -87,7 +87,7 @@ def _is_bullet(data, start, end):
 
 
 @njit(nogil=True, _nrt=False)
-def _ends_terminal(data, start, end, classes):
+def ends_terminal(data, start, end, classes):
     at = end - 1
     while at > start and data[at] & 0xC0 == 0x80:
         at -= 1
@@ -142,7 +142,7 @@ def count_lines(data, begin, end, tokens, counts, classes, ascii_only, slots, ke
             if filled:
                 out[FILLED_LINES] += 1
                 out[SHORT_LINES] += chars <= SHORT_LINE
-                out[TERMINAL_LINES] += _ends_terminal(data, start, stop, classes)
+                out[TERMINAL_LINES] += ends_terminal(data, start, stop, classes)
                 out[DUP_FILLED_CHARS] += chars if duplicate else 0
         start = following
     _count_paragraphs(data, begin, tokens, counts, ascii_only, slots, keys, size, out)

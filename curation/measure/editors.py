@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from curation.compose import compose
 from curation.edits import SPANS, apply_edits, span_values
-from curation.measure.c4_lines import c4_spans
+from curation.measure.c4_lines import c4_spans, c4_spans_any_end
+from curation.measure.datatrove_pii import datatrove_pii_spans
 from curation.measure.line_edits import line_spans, newline_spans
 from curation.measure.next_word import count_words
 from curation.measure.pii import pii_spans
@@ -26,8 +27,10 @@ LINES = "dolma3_lines"
 EDITORS: dict[str, Find] = {
     "newlines": newline_spans,  # runs of three and more newlines become two
     "c4_lines": c4_spans,  # lines and citations that datatrove's C4QualityFilter takes out
+    "c4_lines_any_end": c4_spans_any_end,  # the same for lines that end in anything, as FineWeb was made
     LINES: line_spans,  # the lines and phrases that Dolma 3 takes out of prose
     "pii": pii_spans,  # masks in the place of personal data
+    "datatrove_pii": datatrove_pii_spans,  # e-mail and IP addresses, replaced as datatrove's PIIFormatter does
 }
 
 

@@ -1,4 +1,4 @@
-"""Machine instructions that numba has no name for: wide loads, prefetches, masks, bits counted, a high product."""
+"""Machine instructions that numba has no name for: wide loads, stores, prefetches, masks, bits, a high product."""
 
 from __future__ import annotations
 
@@ -28,6 +28,24 @@ def load64(context, data, at):
         return builder.load(builder.bitcast(place, _WORD.as_pointer()), align=1)
 
     return types.uint64(data, types.intp), build
+
+
+@intrinsic
+def store64(context, data, at, word):
+    """Write a uint64 to data[at : at + 8] of a uint8 array, the lowest byte first.
+
+    Nothing is checked: at + 8 must not exceed the length of `data`.
+    """
+    if not (isinstance(data, types.Array) and data.dtype == types.uint8 and data.mutable and data.layout == "C"):
+        return None
+
+    def build(target, builder, signature, arguments):
+        array = target.make_array(signature.args[0])(target, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        builder.store(arguments[2], builder.bitcast(place, _WORD.as_pointer()), align=1)
+        return target.get_dummy_value()
+
+    return types.none(data, types.intp, types.uint64), build
 
 
 @intrinsic

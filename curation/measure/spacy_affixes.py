@@ -34,7 +34,7 @@ def _is_digit(code):
     return 0x30 <= code <= 0x39
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _stops_from(chunk, at, high):
     """How many full stops follow one another from `at` on."""
     end = at
@@ -43,7 +43,7 @@ def _stops_from(chunk, at, high):
     return end - at
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def prefix_length(chunk, low, high):
     """The characters of the prefix of [low, high), 0 for none."""
     code = chunk.codes[low]
@@ -60,7 +60,7 @@ def prefix_length(chunk, low, high):
     return 3 if dollars else 0  # US$
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def suffix_length(text, start, chunk, low, high, strings):
     """The characters of the suffix of [low, high), 0 for none; text[start:] holds the chunk's bytes."""
     if high <= low:
@@ -84,7 +84,7 @@ def suffix_length(text, start, chunk, low, high, strings):
     return length
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _stop_suffix(chunk, low, high):
     stops = 1
     while high - stops - 1 >= low and chunk.codes[high - stops - 1] == STOP:
@@ -103,7 +103,7 @@ def _stop_suffix(chunk, low, high):
     return 1 if degrees or capitals else 0
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def infix_length(chunk, low, at, high):
     """The characters of the infix of [low, high) at place `at`, 0 for none."""
     code = chunk.codes[at]

@@ -36,7 +36,7 @@ def chunk_scratch(size):
     )
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def split_chunk(text, start, end, tables, chunk):
     """Split text[start:end] into tokens; `chunk.bounds` gets where each ends. Returns how many there are."""
     length = _decode_chunk(text, start, end, tables, chunk)
@@ -87,7 +87,7 @@ def split_chunk(text, start, end, tables, chunk):
     return tokens
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _decode_chunk(text, start, end, tables, chunk):
     length, at = 0, start
     while at < end:
@@ -104,7 +104,7 @@ def _decode_chunk(text, start, end, tables, chunk):
     return length
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _special(text, start, chunk, low, high, strings):
     """The number of the special case that the characters [low, high) are, below 0 if they are none."""
     if low >= high or high - low > LONGEST_STRING:
@@ -120,7 +120,7 @@ def _has_stop(chunk, low, high):
     return stops > 0
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _add_rule(rule_from, rule_ends, number, chunk, low, tokens):
     """Add the tokens of a special case that begins at `low`. Its ends are in bytes, ours in characters."""
     at = low
@@ -132,7 +132,7 @@ def _add_rule(rule_from, rule_ends, number, chunk, low, tokens):
     return tokens
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _split_infixes(chunk, low, high, tokens):
     token, at = low, low
     while at < high:

@@ -31,7 +31,7 @@ def hash_bytes(text, start, end):
     return hashed
 
 
-@njit(nogil=True, inline="always", _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def find_string(hashed, strings):
     """The number of the string with this hash, NO_STRING if there is none."""
     bit = hashed & _BLOOM_MASK
@@ -40,7 +40,7 @@ def find_string(hashed, strings):
     return NO_STRING
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _search(hashed, strings):
     mask = np.uint64(len(strings.keys) - 1)
     place = hashed >> np.uint64(20) & mask
@@ -51,7 +51,7 @@ def _search(hashed, strings):
     return np.int64(NO_STRING)
 
 
-@njit(nogil=True, inline="always", _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def special_case(hashed, strings):
     """The number of the special case with this hash, NO_STRING if no string with this hash is one."""
     number = find_string(hashed, strings)

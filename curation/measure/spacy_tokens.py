@@ -3,7 +3,7 @@
 Text is cut at white space into chunks. A chunk that is no special case loses prefixes and suffixes, one of each a
 round, until it is a special case or none is left; what remains is a special case, a URL, or split at infixes.
 Last, neighbouring tokens that spell a special case are merged into it. Most chunks are plain words with at most
-one mark behind, and those take a short way.
+one mark behind, and those take a short way: `curation.measure.spacy_plain`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,17 @@ from curation.measure.spacy_merge import (
     kinds_of,
     merge_special_cases,
 )
+from curation.measure.spacy_plain import (
+    CHARS,
+    CHUNKS,
+    STOP_WORDS,
+    TOKENS,
+    plain_words,
+)
 from curation.measure.spacy_strings import find_string, hash_bytes, special_case
 from curation.measure.utf8 import decode
 
-PADDING = 16  # bytes that may be read behind the squeezed text
+PADDING = 72  # bytes that may be read behind the squeezed text
 LONG_CHUNK = 1000  # bytes
 FULL_STOP, EXCLAMATION, QUESTION = 0x2E, 0x21, 0x3F
 BLANK_BYTE, NUMBER_SIGN, LOWERCASE_A, ELLIPSIS = 0x20, 0x23, 0x61, 0x2026
@@ -50,8 +57,8 @@ LINE_FIRST, LINE_LAST, LINE_CHUNKS, LINE_STOP, LINE_NEXT, LINE_FIELDS = range(6)
 # empty), LINE_STOP is where its line break begins and LINE_NEXT where the next line does; LINE_CHUNKS counts
 # those before the line.
 
-# Counts of a document: places in `counts`.
-TOKENS, CHUNKS, LINES, NEWLINES, CHARS, WORDS, WORD_CHARS, ALPHA_TOKENS, STOP_WORDS = range(9)
+# Counts of a document: places in `counts`, after those of `curation.measure.spacy_plain`.
+LINES, NEWLINES, WORDS, WORD_CHARS, ALPHA_TOKENS = range(4, 9)
 HASHES, ELLIPSES, LONGEST_CHUNK, MERGES, COUNTS = range(9, 14)
 # CHARS are those of the tokens; STOP_WORDS has a bit for each stop word that occurs; MERGES says that tokens may
 # have to be merged; LONGEST_CHUNK is at least the bytes of the longest one, if those are more than LONG_CHUNK.
@@ -84,7 +91,7 @@ def _emit(tokens, counts, end, length, kinds, hashed):
     tokens.kinds[number] = kinds
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
     """Emit the tokens of a chunk that begins at byte `first` of the squeezed text; `kinds` of its first token."""
     low, piece = 0, False
@@ -106,7 +113,7 @@ def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
         low, kinds = high, 0
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _blanks(data, at, begin, end, tables, tokens, counts, first, last):
     """Read white space at `at`, noting line breaks; the place behind it, and whether it makes a token.
 
@@ -137,7 +144,7 @@ def _blanks(data, at, begin, end, tables, tokens, counts, first, last):
     return at, not lone, first
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _end_line(tokens, counts, first, last, stop, following):
     """Close the line under way; the row of the next one begins with the tokens and chunks there are by now."""
     number = counts[LINES]
@@ -155,82 +162,90 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
     `tokens` and `chunk` must have room for it: `token_scratch(end - begin, line breaks)`, `chunk_scratch(end -
     begin)`. Nothing outside the text is read.
     """
-    text, kinds_of_bytes = tokens.text, tables.bytes
     counts[:] = 0
     tokens.lines_tokens[0] = tokens.lines[0, LINE_CHUNKS] = 0
     at, written, first, last, gap = begin, 0, -1, 0, False
     while at < end:
-        kind = kinds_of_bytes[data[at]]
-        if (
-            kind == BYTE_BLANK
-            and data[at] == BLANK_BYTE
-            and at + 1 < end
-            and kinds_of_bytes[data[at + 1]] < BYTE_BLANK
-        ):
-            at += 1
-            gap = False
-            continue
-        if kind >= BYTE_BLANK:
-            after, makes_token, first = _blanks(data, at, begin, end, tables, tokens, counts, first, last)
-            if after > at:
-                at, gap = after, makes_token
-                continue
-        start, squeezed = at, written
-        while kind <= BYTE_DIGIT and at < end and kinds_of_bytes[data[at]] == kind:
-            text[written] = data[at]
-            written += 1
-            at += 1
-        length = at - start
-        plain = kind <= BYTE_DIGIT and (at == end or kinds_of_bytes[data[at]] == BYTE_BLANK)
-        marked = kind == BYTE_LETTER and not plain and _marked(data, at, end, kinds_of_bytes, length)
-        if plain or marked:
-            hashed = hash_bytes(text, squeezed, written)
-            number = find_string(hashed, tables.strings)
-            special = number >= 0 and special_case(hashed, tables.strings) >= 0
-            if marked and not special:
-                text[written] = data[at]
-                special = special_case(hash_bytes(text, squeezed, written + 1), tables.strings) >= 0
-            if not special:
-                if number >= 0:
-                    counts[STOP_WORDS] |= tables.strings.stop_word[number]
-                kinds = FIRST_OF_CHUNK | WORD | (AFTER_BLANK_TOKEN if gap else 0)
-                _emit(tokens, counts, written, length, kinds | (WITH_LETTER * (kind == BYTE_LETTER)), hashed)
-                if marked:
-                    at, written = _emit_mark(data, at, written, tokens, counts)
-                counts[CHUNKS] += 1
-                if length > LONG_CHUNK:
-                    counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
-                first = start - begin if first < 0 else first
-                last = at - begin
-                continue
-        while at < end:
-            kind = kinds_of_bytes[data[at]]
-            size = 1
-            if kind == BYTE_BLANK:
-                break
-            if kind == BYTE_HIGH:
-                code, following = decode(data, at, end)
-                if tables.classes[code] & BLANK:
-                    break
-                counts[ELLIPSES] += code == ELLIPSIS
-                size = following - at
-            for step in range(size):
-                text[written + step] = data[at + step]
-            written += size
-            at += size
-        _count_signs(text, squeezed, written, counts)
-        bounds = split_chunk(text, squeezed, written, tables, chunk)
-        kinds = FIRST_OF_CHUNK | (AFTER_BLANK_TOKEN if gap else 0)
-        _emit_chunk(tokens, counts, tables, chunk, squeezed, bounds, kinds)
-        counts[CHUNKS] += 1
-        counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
-        first = start - begin if first < 0 else first
-        last = at - begin
+        before = at
+        at, written, first, gap = plain_words(data, at, begin, end, tables, tokens, counts, written, first, gap)
+        if at > before:
+            last = at - begin - (data[at - 1] == BLANK_BYTE)
+        if at < end:
+            at, written, first, last, gap = _next_part(
+                data, at, begin, end, tables, tokens, chunk, counts, written, first, last, gap
+            )
     _end_line(tokens, counts, first, last, end - begin, end - begin)
     if counts[MERGES]:
         counts[TOKENS] = merge_special_cases(tokens, counts[TOKENS], counts[LINES], tables)
         _find_stop_words(tokens, counts, tables.strings)
     _count_kinds(tokens, counts)
+
+
+@njit(nogil=True, forceinline=True, _nrt=False)
+def _next_part(data, at, begin, end, tables, tokens, chunk, counts, written, first, last, gap):
+    """Read one chunk or one run of white space at `at`; the state of `tokenise` behind it."""
+    text, kinds_of_bytes = tokens.text, tables.bytes
+    kind = kinds_of_bytes[data[at]]
+    if (
+        kind == BYTE_BLANK
+        and data[at] == BLANK_BYTE
+        and at + 1 < end
+        and kinds_of_bytes[data[at + 1]] < BYTE_BLANK
+    ):
+        return at + 1, written, first, last, False
+    if kind >= BYTE_BLANK:
+        after, makes_token, new_first = _blanks(data, at, begin, end, tables, tokens, counts, first, last)
+        if after > at:
+            return after, written, new_first, last, makes_token
+    start, squeezed = at, written
+    while kind <= BYTE_DIGIT and at < end and kinds_of_bytes[data[at]] == kind:
+        text[written] = data[at]
+        written += 1
+        at += 1
+    first = start - begin if first < 0 else first
+    length = at - start
+    plain = kind <= BYTE_DIGIT and (at == end or kinds_of_bytes[data[at]] == BYTE_BLANK)
+    marked = kind == BYTE_LETTER and not plain and _marked(data, at, end, kinds_of_bytes, length)
+    if plain or marked:
+        hashed = hash_bytes(text, squeezed, written)
+        number = find_string(hashed, tables.strings)
+        special = number >= 0 and special_case(hashed, tables.strings) >= 0
+        if marked and not special:
+            text[written] = data[at]
+            special = special_case(hash_bytes(text, squeezed, written + 1), tables.strings) >= 0
+        if not special:
+            if number >= 0:
+                counts[STOP_WORDS] |= tables.strings.stop_word[number]
+            kinds = FIRST_OF_CHUNK | WORD | (AFTER_BLANK_TOKEN if gap else 0)
+            _emit(tokens, counts, written, length, kinds | (WITH_LETTER * (kind == BYTE_LETTER)), hashed)
+            if marked:
+                at, written = _emit_mark(data, at, written, tokens, counts)
+            counts[CHUNKS] += 1
+            if length > LONG_CHUNK:
+                counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
+            return at, written, first, at - begin, gap
+    while at < end:
+        kind = kinds_of_bytes[data[at]]
+        size = 1
+        if kind == BYTE_BLANK:
+            break
+        if kind == BYTE_HIGH:
+            code, following = decode(data, at, end)
+            if tables.classes[code] & BLANK:
+                break
+            counts[ELLIPSES] += code == ELLIPSIS
+            size = following - at
+        for step in range(size):
+            text[written + step] = data[at + step]
+        written += size
+        at += size
+    _count_signs(text, squeezed, written, counts)
+    bounds = split_chunk(text, squeezed, written, tables, chunk)
+    kinds = FIRST_OF_CHUNK | (AFTER_BLANK_TOKEN if gap else 0)
+    _emit_chunk(tokens, counts, tables, chunk, squeezed, bounds, kinds)
+    counts[CHUNKS] += 1
+    counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
+    return at, written, first, at - begin, gap
 
 
 @njit(nogil=True, _nrt=False)
@@ -255,7 +270,7 @@ def _count_kinds(tokens, counts):
     counts[WORDS], counts[WORD_CHARS], counts[ALPHA_TOKENS] = words, word_chars, alpha
 
 
-@njit(nogil=True, inline="always", _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _marked(data, at, end, kinds_of_bytes, length):
     """Whether a word of letters that ends at `at` has one plain mark behind it that is a token of its own."""
     if kinds_of_bytes[data[at]] != BYTE_MARK or (at + 1 < end and kinds_of_bytes[data[at + 1]] != BYTE_BLANK):
@@ -265,7 +280,7 @@ def _marked(data, at, end, kinds_of_bytes, length):
     return data[at - 1] >= LOWERCASE_A or (length >= 2 and data[at - 2] < LOWERCASE_A)  # as in "USA." but not "A."
 
 
-@njit(nogil=True, _nrt=False)
+@njit(nogil=True, forceinline=True, _nrt=False)
 def _emit_mark(data, at, written, tokens, counts):
     mark = data[at]
     tokens.text[written] = mark

@@ -40,7 +40,7 @@ from curation.rules.short_circuit import literals as early_literals
 from curation.shards import in_order
 from curation.steps import Context, StepOutput, step
 
-VERSION = 4
+VERSION = 5
 BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
@@ -92,8 +92,9 @@ def measure(
     Writes `shards/<shard>.parquet` with the columns of `curation.measure.columns.schema`, the same rows in the
     same order as the pool's. With `edits`, names of `curation.measure.editors`, it finds their spans as well and
     writes them beside (`curation.edits.edits_path`): hashes, MinHash, language, gzip ratio, `bytes` and the groups
-    that say so are then of the edited text, the other columns of the text as it was read. The paths of lists and
-    functions are relative to `folder`; `profile` is what a short circuit goes by, and without one there is none.
+    that say so are then of the edited text, the other columns of the text as it was read; so is the language where
+    the profile says `language_of: read`. The paths of lists and functions are relative to `folder`; `profile` is
+    also what a short circuit goes by, and without one there is none.
     Of `classifiers` those that `curation.classify.group` says so of are applied: their scores are columns too.
     Raises ConfigError if a language model or one of their files is missing.
     """
@@ -107,6 +108,7 @@ def measure(
         model = language_model(config.language.model)
         inputs["language_model"] = file_hash(model)
     rules = early(profile) if config.short_circuit and profile else None
+    language_of = profile.language_of if profile else "edited"
     libraries = {"unicode": unicodedata.unidata_version}  # what the results depend on besides this code
     if config.gzip_prefix_bytes:
         libraries["zlib"] = zlib.ZLIB_RUNTIME_VERSION
@@ -115,7 +117,8 @@ def measure(
         shards = pool.shards()
         threads = context.executor.threads(len(shards))
         units = {
-            shard.stem: (str(shard), pool.source, config, groups, edits, model, rules, threads) for shard in shards
+            shard.stem: (str(shard), pool.source, config, groups, edits, model, rules, language_of, threads)
+            for shard in shards
         }
         results = build.map(measure_shard, units, "threads").values()
         documents = sum(result["documents"] for result in results)
@@ -123,6 +126,7 @@ def measure(
         build.counts |= {name: sum(result[name] for result in results) for name in ("bytes", "words")}
 
     literals = {**config.model_dump(mode="json"), "edits": list(edits), "libraries": libraries}
+    literals["language_of"] = language_of
     literals[RECORDED] = early_literals(profile) if rules else None
     literals |= {"classifiers": applied} if applied else {}
     return step(context, f"measure/{pool.source}", VERSION, literals, inputs, work)
@@ -138,6 +142,7 @@ def measure_shard(
     edits: tuple[str, ...],
     model: Path | None,
     rules: Profile | None,
+    language_of: str,
     threads: int,
 ) -> dict[str, int]:
     """Measure one shard into `folder/shards/<key>.parquet`; returns how many documents, bytes and words it has."""
@@ -149,7 +154,8 @@ def measure_shard(
     def measured() -> Iterator[pa.Table]:
         def work(batch: pa.Table) -> tuple[pa.Table, pa.ListArray]:
             edited = edit_texts(batch, edits)
-            return measure_table(batch, config, identifier, edited, groups, rules), edited.spans
+            table = measure_table(batch, config, identifier, edited, groups, rules, language_of)
+            return table, edited.spans
 
         for table, found in in_order(work, batches(shard), threads):
             if edits:
@@ -176,6 +182,7 @@ def measure_table(
     edited: Edited | None = None,
     groups: list[Group] | None = None,
     rules: Profile | None = None,
+    language_of: str = "edited",
 ) -> pa.Table:
     """The measurements of DOCUMENT rows, with the columns of `measured_schema`. A row depends on no other row.
 
@@ -200,12 +207,12 @@ def measure_table(
         share = edited.removed_words / np.maximum(words, 1)
         columns["line_edit_word_share"] = pa.array(share, mask=words == 0)
     if rules is None:
-        columns |= _further((documents, after), texts, config, identifier, groups)
+        columns |= _further((documents, after), texts, config, identifier, groups, language_of)
     else:
         rows = passing(rules, columns)
         some = pa.array(rows)
         tables, texts = (documents.take(some), after.take(some)), tuple(text.take(some) for text in texts)
-        columns |= spread(_further(tables, texts, config, identifier, groups), rows, len(documents))
+        columns |= spread(_further(tables, texts, config, identifier, groups, language_of), rows, len(documents))
     return pa.table(columns, schema=measured_schema(config, groups))
 
 
@@ -215,6 +222,7 @@ def _further(
     config: Measure,
     identifier: LanguageIdentifier | None,
     groups: list[Group],
+    language_of: str,
 ) -> dict[str, pa.Array]:
     """All columns beyond hashes and text statistics, of documents and their texts before and after the edits."""
     after = texts[True]
@@ -226,10 +234,11 @@ def _further(
         "minhash": missing,
     }
     if identifier:
-        columns["language"], scores = identifier.identify(after)
+        of = texts[language_of == "edited"]
+        columns["language"], scores = identifier.identify(of)
         columns["language_score"] = pa.array(scores, from_pandas=True)
         if config.language.paragraphs:
-            columns.update(paragraph_languages(after, columns["language"], identifier))
+            columns.update(paragraph_languages(of, columns["language"], identifier))
     if config.minhash:
         rows, has_signature = signatures(after, config.minhash)
         columns["minhash"] = pa.FixedSizeListArray.from_arrays(

@@ -91,13 +91,15 @@ class Profile(Strict):
     """Rules in the order in which the recorded reason is looked for: the first one that fails.
 
     `edits` are made in their order before later stations read the text; which measurements are of the text before
-    them, which of the text after, `curation.measure.station.measure` says. Where several `overrides` of one rule
+    them, which of the text after, `curation.measure.station.measure` says; the language is that of the text after,
+    unless the profile says `language_of: read`. Where several `overrides` of one rule
     fit a document, the last one counts.
     """
 
     name: str
     version: Annotated[int, Field(ge=1)]
     edits: tuple[str, ...] = ()  # names of `curation.measure.editors`
+    language_of: Literal["read", "edited"] = "edited"
     rules: tuple[Rule, ...]
     overrides: tuple[Override, ...] = ()
 

@@ -24,7 +24,8 @@ from curation.measure.characters import character_counts
 from curation.measure.datatrove import GROUP
 from curation.measure.utf8 import text_buffers
 from curation.rules.profile import apply, load_profile
-from tests.parity.datatrove.compare import PEER, real_texts
+from tests.parity.datatrove.compare import PEER
+from tests.parity.datatrove.texts import real_texts
 
 RUNS = 5
 PROFILE = load_profile("datatrove-0.10")

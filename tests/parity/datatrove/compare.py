@@ -3,79 +3,71 @@
     MIXWRIGHT_DATA=... python -m tests.parity.datatrove.compare --peer .peers/datatrove/bin/python
 
 Runs datatrove's four filters, each alone, in the peer's own environment on documents of MIXWRIGHT_DATA and on
-random texts, and compares verdict and reason of every document, and the text that C4 leaves. Every difference is
-written to a file. Fails if fewer than 99.5 % of the documents agree for any filter.
+random texts (`tests.parity.datatrove.texts`), and compares verdict and reason of every document, the text that C4
+leaves, the words, and the characters of repeated n-grams. Every difference is written to a file. Fails if fewer
+than 99.5 % of the documents agree on anything of these.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import hashlib
 import json
-import os
-import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
-from curation.edits import apply_edits
-from curation.measure.c4_lines import c4_spans
 from curation.measure.columns import text_columns
 from curation.measure.datatrove import GROUP
-from curation.rules.profile import apply, load_profile
-from tests.benchmarks.kernels import DATA_FILES, _texts
+from curation.measure.editors import edit_texts
+from curation.measure.spacy_chunk import chunk_scratch
+from curation.measure.spacy_english import english
+from curation.measure.spacy_tokens import COUNTS, TOKENS, token_scratch, tokenise
+from curation.rules.profile import Profile, apply, load_profile
+from tests.parity.datatrove.texts import KINDS, random_texts, real_texts
 
 FILTERS = ("GopherRepetitionFilter", "GopherQualityFilter", "FineWebQualityFilter", "C4QualityFilter")
+FINEWEB = {"any_end": FILTERS[3:], "left": FILTERS[2:], "fineweb": FILTERS}
+TEXTS = {"text": "C4QualityFilter", "any_end_text": "any_end"}  # compared where this filter keeps the document
+NGRAMS = [*(f"top_{n}" for n in (2, 3, 4)), *(f"dup_{n}" for n in range(5, 11))]
 NEEDED = 0.995
 PEER = Path(__file__).with_name("peer.py")
-WORDS = """
-the The to be of and that have with don't dont cannot I'm it's It’s Mr. U.S.A. U.S. a.m. 10a.m. 5km 5 3.14 1,000
-$5 5$ US$5 € °C. 10°C. :) :-) :)) (x) [1] [edit] { } " '' ' ’ ‘ “ ” ... .. … …… . , ; : ! ? - -- --- – — ~ a/b
-and/or w/o foo Bar naïve straße пример Москва. 你好 。 世界！ العربية हिन्दी। https://a.bc/d?e=f foo.com x@y.zz
-8.8.8.8 192.168.1.1 # #tag @ & &amp; * **bold** _em_ + C++ = <b> </b> x=y a:b \\n | % 50% km/h 60km/h 5m² 😀 © ™ §
-· • e.g. Ph.D. 's ’s 'em y'all gonna ma'am rock-n-roll a-b 1-2 2^3 lower.Upper a,b ° K A$ ಠ_ಠ xD <3 0.0 \x00 İ ß.
-ﬁ lorem ipsum javascript use cookies terms of use
-"""
-PIECES = WORDS.split()
-GAPS = [" "] * 8 + ["", "", "\n", "\n", "\n\n", "  ", "\t", "\r\n", "\xa0", "\u2028", "\x0b", ". ", ".\n", ".\n"]
-
-
-def real_texts(each: int) -> list[str]:
-    """Up to `each` documents of every file of MIXWRIGHT_DATA that the benchmarks read, spread over it."""
-    root = os.environ.get("MIXWRIGHT_DATA")
-    if not root:
-        return []
-    texts = []
-    for path in sorted(
-        path for patterns in DATA_FILES.values() for one in patterns for path in Path(root).glob(one)
-    ):
-        found = [text for text in itertools.islice(_texts(path), 10 * each) if text]
-        texts += found[:: max(1, len(found) // each)][:each]
-    return [text[:200_000] for text in texts]
-
-
-def random_texts(count: int, seed: int = 11) -> list[str]:
-    """Texts of words and marks that tokenizers treat in odd ways, of any characters, and repetitive ones."""
-    draw = random.Random(seed)
-    texts = []
-    for number in range(count):
-        if number % 4 == 3:
-            codes = [draw.choice([32, 46, 97, draw.randrange(0x250), draw.randrange(0xD800)]) for _ in range(60)]
-            texts.append("".join(map(chr, codes)))
-            continue
-        pieces = PIECES if number % 4 else draw.sample(PIECES, 12) + PIECES[:9]
-        length = draw.choice([5, 40, 120, 400])
-        texts.append("".join(draw.choice(pieces) + draw.choice(GAPS) for _ in range(length)))
-    return [text for text in texts if text]
 
 
 def by_peer(python: str, texts: list[str]) -> list[dict]:
     """What datatrove says of each text."""
     lines = "".join(json.dumps(text) + "\n" for text in texts)
-    run = subprocess.run([python, str(PEER)], input=lines, stdout=subprocess.PIPE, text=True, check=True)
+    command = [python, str(PEER), "--values"]
+    run = subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in run.stdout.splitlines()][:-1]
+
+
+def words_hash(text: str) -> str:
+    """The hash of the words that our kernel finds, as `peer.values` makes it."""
+    data = np.frombuffer(text.encode() + bytes(8), np.uint8)
+    size = len(data) - 8
+    tokens, counts = token_scratch(size, size), np.zeros(COUNTS, np.int64)
+    tokenise(data, 0, size, english(), tokens, chunk_scratch(size), counts)
+    ends = [0, *tokens.ends[: counts[TOKENS]].tolist()]
+    squeezed = tokens.text.tobytes()
+    return hashlib.sha1(b"\n".join(squeezed[start:end] for start, end in pairwise(ends))).hexdigest()
+
+
+def edited(texts: pa.LargeStringArray, edits: tuple[str, ...]) -> list[str]:
+    """The texts that the edits of a profile leave."""
+    chats = {name: pa.nulls(len(texts)) for name in ("messages", "chosen", "rejected")}
+    return edit_texts(pa.table({"text": texts, **chats}), edits).after.to_pylist()
+
+
+def reasons(profile: Profile, filters: list[str], measured: pa.Table) -> list[str | None]:
+    """The first reason of each document by the rules whose source names one of these filters."""
+    rules = tuple(rule for rule in profile.rules if any(name in rule.source for name in filters))
+    found = apply(profile.model_copy(update={"rules": rules}), measured)[1].to_pylist()
+    return ["empty" if reason == "fineweb_empty" else reason for reason in found]
 
 
 def by_us(texts: list[str]) -> list[dict]:
@@ -83,11 +75,20 @@ def by_us(texts: list[str]) -> list[dict]:
     array = pa.array(texts, pa.large_string())
     measured = pa.table({**GROUP.measure(None, array), "chars": text_columns(array)["chars"]})
     profile = load_profile("datatrove-0.10")
-    columns = {"text": apply_edits(array, c4_spans(array)).to_pylist()}
+    columns = {
+        "text": edited(array, profile.edits),
+        "any_end_text": edited(array, ("c4_lines_any_end",)),
+        "addresses": edited(array, ("datatrove_pii",)),
+        "words": list(map(words_hash, texts)),
+    }
+    fineweb = load_profile("fineweb")
+    for name, filters in FINEWEB.items():
+        columns[name] = reasons(fineweb, [f"as datatrove 0.10.1, {one}" for one in filters], measured)
+    shares = [measured[f"gopher_{kind}gram_char_share"].to_numpy() for kind in NGRAMS]
+    chars = measured["chars"].to_numpy()
+    columns["ngrams"] = [[round(share[row] * chars[row]) for share in shares] for row in range(len(texts))]
     for name in FILTERS:
-        rules = tuple(rule for rule in profile.rules if name in rule.source)
-        reasons = apply(profile.model_copy(update={"rules": rules}), measured)[1].to_pylist()
-        columns[name] = ["empty" if reason == "fineweb_empty" else reason for reason in reasons]
+        columns[name] = reasons(profile, [name], measured)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -95,22 +96,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default=".peers/datatrove/bin/python", help="Python of the peer's environment")
     parser.add_argument("--each", type=int, default=150, help="documents of each file of MIXWRIGHT_DATA")
-    parser.add_argument("--random", type=int, default=6000, help="random texts")
+    parser.add_argument("--random", type=int, default=1500, help="random texts of each kind")
+    parser.add_argument("--seed", type=int, default=11, help="what the random texts are made from")
     parser.add_argument("--differences", type=Path, default=Path("parity-datatrove.jsonl"), help="file to write")
     options = parser.parse_args()
     failed = False
     with options.differences.open("w") as file:
-        for kind, texts in {"real": real_texts(options.each), "random": random_texts(options.random)}.items():
+        real = real_texts(options.each)
+        for kind in ("real", *KINDS):
+            texts = real if kind == "real" else random_texts(kind, options.random, options.seed, real)
             if not texts:
                 print(f"{kind}: no documents (MIXWRIGHT_DATA is not set)")
                 continue
             pairs = list(zip(texts, by_peer(options.peer, texts), by_us(texts), strict=True))
-            for name in (*FILTERS, "text"):
-                looked = [pair for pair in pairs if name != "text" or pair[1]["C4QualityFilter"] is None]
+            for name in pairs[0][2]:
+                kept = [pair for pair in pairs if pair[1][TEXTS.get(name, name)] is None]
+                looked = kept if name in TEXTS else pairs
                 apart = [pair for pair in looked if pair[1][name] != pair[2][name]]
                 share = 1 - len(apart) / max(1, len(looked))
-                kept = sum(theirs[name] is None for _, theirs, _ in looked)
-                print(f"{kind:7} {name:24} {len(looked):6} documents, {kept:6} kept, {share:.4%} agree")
+                print(f"{kind:10} {name:24} {len(looked):6} documents, {len(kept):6} kept, {share:.4%} agree")
                 failed |= share < NEEDED
                 for text, theirs, ours in apart:
                     row = {
