@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -152,3 +154,73 @@ def test_long_and_odd_documents_are_measured():
     ]
     texts += ["x " * 100_000, "y" * 300_000, "\u2028" * 1000, "(" * 4000 + ")" * 4000]
     assert measured(texts).num_rows == len(texts)
+
+
+def ngram_chars(words: list[str]) -> list[int]:
+    """datatrove's rules for top and duplicate n-grams in plain Python."""
+    found = []
+    for n in range(2, 11):
+        windows = [words[k : k + n] for k in range(len(words) - n + 1)]
+        if n <= 4:
+            counts = Counter(map(" ".join, windows))
+            top, times = counts.most_common(1)[0] if counts else ("", 0)
+            found.append(len(top) * times)
+            continue
+        seen, chars, at = set(), 0, 0
+        while at < len(windows):
+            joined = "".join(windows[at])
+            chars += len(joined) * (joined in seen)
+            at += n if joined in seen else 1
+            seen.add(joined)
+        found.append(chars)
+    return found
+
+
+def counted_ngrams(text: str) -> list[int]:
+    row = measured([text])
+    kinds = [f"{'top' if n <= 4 else 'dup'}_{n}gram" for n in range(2, 11)]
+    return [round(row[f"gopher_{kind}_char_share"][0].as_py() * len(text)) for kind in kinds]
+
+
+# Words that no rule of the tokenizer splits; some of them put together are others.
+PLAIN = ["ab", "abc", "b", "bc", "c", "cabc", "house", "houses", "quickly", "extraordinarily", "ü", "日本"]
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.sampled_from(PLAIN), min_size=1, max_size=120), st.integers(1, 12), st.integers(0, 3))
+def test_ngrams_are_those_of_the_plain_rule(words, size, times):
+    words = words + words[:size] * times
+    assert counted_ngrams(" ".join(words)) == ngram_chars(words)
+
+
+def test_ngrams_of_long_and_of_repetitive_documents():
+    draw = random.Random(3)
+    common = [f"{a}{b}" for a in ("wor", "tha", "lin") for b in ("d", "t", "es", "er")]
+    rare = ["".join(draw.choices("abcdefgh", k=9)) for _ in range(5000)]
+    for words in (
+        draw.choices(common, k=20_000),  # counters are full
+        draw.choices(common[:2], k=3000),
+        ["word"] * 700,
+        rare,  # nothing is repeated
+        [*rare, *rare[:40], *rare[2000:2011]],
+        draw.choices(common, weights=[2**k for k in range(12)], k=900) + rare[:300],
+    ):
+        assert counted_ngrams(" ".join(words)) == ngram_chars(words)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.text("aBz", min_size=1, max_size=18), min_size=1, max_size=12), st.text(".,;!?: \n7é", max_size=12)
+)
+def test_the_short_way_finds_the_tokens_of_the_long_way(words, ends):
+    """A blank character at the end of each word keeps the short way out; it is no part of any token."""
+    text = "".join(word + (ends[k : k + 1] or " ") for k, word in enumerate(words)) + " " * 20
+    names = [
+        "spacy_tokens",
+        "gopher_words",
+        "gopher_mean_word_length",
+        "gopher_stop_words",
+        "gopher_alpha_word_share",
+    ]
+    short, long = (measured([one]).select(names).to_pylist() for one in (text, text.replace(" ", "\u2003")))
+    assert short == long
