@@ -13,7 +13,7 @@ from curation.catalog import VIGINTILES, catalog, held_out, length_buckets, vigi
 from curation.files import write_parquet
 from curation.ingest import Source
 from curation.schema import CATALOG, require_columns
-from curation.steps import step
+from curation.steps import DamagedError, step
 from curation.tokens import count_tokens
 
 documents = st.lists(
@@ -173,8 +173,9 @@ def test_files_of_other_rows_are_an_error(stations, tokenizer):
     tokens = count_tokens(stations.ctx, pool, tokenizer)
     path = tokens.shards()[0]
     write_parquet(path, pq.read_table(path).take([1, 0]))
-    with pytest.raises(ValueError, match="rows do not match the pool's shard"):
+    with pytest.raises(DamagedError) as raised:
         stations.catalog("web", tokenizer)
+    assert "rows do not match the pool's shard" in str(raised.value.__cause__)
 
 
 def test_no_document_alive(stations, tokenizer):
