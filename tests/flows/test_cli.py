@@ -163,7 +163,7 @@ def test_finding_a_finished_pipeline_imports_no_torch():
     ("arguments", "code", "words"),
     [
         (["--set", "seed=[1"], 2, "--set seed=[1"),
-        (["--engine", "ray"], 2, "engine"),
+        (["--engine", "slurm"], 2, "engine"),
         (["--strict"], 1, "quarantine"),  # one of the notes is broken; all steps are there
     ],
 )
