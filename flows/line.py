@@ -39,7 +39,7 @@ from curation.synthesis.station import synthesise
 from curation.tokens import count_tokens, train_tokenizer
 from curation.transforms.count import transformed
 from flows.pipeline import Pipeline, load_profiles
-from training.station import evaluate, train
+from training.station import evaluate, given_checkpoint, train
 
 Result = TypeVar("Result")
 Outputs = dict[str, StepOutput]
@@ -361,6 +361,12 @@ class Line:
         """Token data to checkpoints, each evaluated on the held-out sets."""
         for name, stage in self.pipeline.train.items():
             parent = self.checkpoints.get(stage.parent) if stage.parent else None
+            if stage.checkpoint is not None:
+                folder = self.folder / stage.checkpoint
+                parent = self.stage(
+                    f"given/{name}",
+                    lambda name=name, folder=folder: given_checkpoint(self.context, name, folder, self.tokenizer),
+                )
             self.checkpoints[name] = self.stage(
                 f"train/{name}",
                 lambda name=name, stage=stage, parent=parent: train(

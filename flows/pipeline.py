@@ -37,6 +37,7 @@ class Stage(Strict):
 
     mix: str
     parent: str | None = None
+    checkpoint: str | None = None  # instead of a parent: a folder of transformers, relative to the pipeline file
     config: TrainConfig
 
 
@@ -110,8 +111,8 @@ class Pipeline(Strict):
                 raise ValueError(f"train.{name}: mix '{stage.mix}' is not among {', '.join(self.mixes)}")
             if stage.parent is not None and stage.parent not in before:
                 raise ValueError(f"train.{name}: parent '{stage.parent}' is not a stage before it")
-            if (stage.parent is None) == (stage.config.model is None):
-                raise ValueError(f"train.{name}: give config.model without a parent, and a parent without it")
+            if [stage.parent, stage.checkpoint, stage.config.model].count(None) != 2:
+                raise ValueError(f"train.{name}: give one of a parent, a checkpoint and config.model")
             before.add(name)
         return self
 

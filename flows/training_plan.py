@@ -22,16 +22,16 @@ def plan_stages(path: Path, settings: list[str]) -> list[dict[str, Any]]:
 
     {stage, method, mix, parent, parameters, trained, batch_tokens, steps, tokens, flops, processes, state,
     activations, memory}: memory in bytes, of one process. Tokens and what follows of them are those of the mix's
-    budget, None where its recipe has none; a stage may see fewer.
+    budget, None where its recipe has none; a stage may see fewer. Of a given checkpoint no size is told.
     """
     pipeline, recipes = load_pipeline(path, settings)
     vocabulary = _vocabulary(pipeline)
-    shapes: dict[str, ModelConfig] = {}
+    shapes: dict[str, ModelConfig | None] = {}  # None: of a given checkpoint, which is not looked into
     rows = []
     for name, stage in pipeline.train.items():
         config = stage.config
-        shapes[name] = config.model or shapes[str(stage.parent)]
-        found = size(shapes[name], vocabulary, config)
+        shape = shapes[name] = config.model or shapes.get(str(stage.parent))
+        found = None if shape is None else size(shape, vocabulary, config)
         budget = recipes[stage.mix].budget
         tokens = None if budget is None else budget * config.epochs
         steps = None if tokens is None else -(-tokens // config.batch_tokens)
@@ -43,16 +43,16 @@ def plan_stages(path: Path, settings: list[str]) -> list[dict[str, Any]]:
                 "method": config.method,
                 "mix": stage.mix,
                 "parent": stage.parent,
-                "parameters": found.parameters,
-                "trained": found.trained,
+                "parameters": found and found.parameters,
+                "trained": found and found.trained,
                 "batch_tokens": config.batch_tokens,
                 "steps": steps,
                 "tokens": tokens,
-                "flops": None if tokens is None else FLOPS * found.parameters * tokens,
+                "flops": None if tokens is None or found is None else FLOPS * found.parameters * tokens,
                 "processes": config.processes,
-                "state": found.state,
-                "activations": found.activations,
-                "memory": found.memory,
+                "state": found and found.state,
+                "activations": found and found.activations,
+                "memory": found and found.memory,
             }
         )
     return rows

@@ -6,11 +6,14 @@ imports it.
 
 from __future__ import annotations
 
-from curation.files import read_json
+from pathlib import Path
+
+from curation.files import file_hash, read_json
 from curation.steps import Build, Context, StepOutput, step
 from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig
 
 TRAIN_VERSION = 2
+GIVEN_VERSION = 1
 EVALUATE_VERSION = 2
 REFERENCE_VERSION = 2
 
@@ -43,6 +46,28 @@ def train(
         train_stage(build, data, tokenizer, parent, config, logps)
 
     return step(ctx, f"train/{stage}", TRAIN_VERSION, literals, inputs, work)
+
+
+def given_checkpoint(ctx: Context, stage: str, folder: Path, tokenizer: StepOutput) -> StepOutput:
+    """A checkpoint of transformers in a folder as a parent for `train`; the output is `given/<stage>`.
+
+    Raises ValueError for a folder without weights in safetensors or a config, or of another tokenizer.
+    """
+    files = sorted(
+        path for path in folder.glob("*") if path.suffix in (".safetensors", ".json") and path.is_file()
+    )
+    if not any(path.suffix == ".safetensors" for path in files) or not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder}: expected a checkpoint of transformers, config.json and weights in safetensors"
+        )
+    inputs = {path.name: file_hash(path) for path in files} | {"tokenizer": tokenizer.content}
+
+    def work(build: Build) -> None:
+        from training.given import take
+
+        take(build, folder, tokenizer)
+
+    return step(ctx, f"given/{stage}", GIVEN_VERSION, {}, inputs, work)
 
 
 def reference_step(

@@ -44,5 +44,10 @@ def test_a_preset_of_a_pipeline(pipeline):
     assert 6.4e9 < rows[0]["parameters"] < 6.6e9  # with a vocabulary of 400
     assert (rows[0]["processes"], rows[0]["steps"]) == (8, 1)
     assert rows[1]["processes"] == 1
+    print_stages(plan_stages(pipeline, []), Console(file=io.StringIO()))
+    with pytest.raises(ConfigError, match="give one of a parent, a checkpoint and"):
+        plan_stages(pipeline, ["train.sft.checkpoint=models/x"])
+    given = plan_stages(pipeline, ["train.sft.checkpoint=models/x", "train.sft.parent=null"])
+    assert (given[1]["parameters"], given[1]["memory"], given[3]["parameters"]) == (None, None, None)
     with pytest.raises(ConfigError, match="tiny"):
         plan_stages(pipeline, ["train.pretrain.config={preset: 8b}"])
