@@ -307,7 +307,7 @@ def _exemplars(
     number = draws.between(1, settings.most)
     parts, used, left = [], [], settings.characters
     for other in draws.some(pool.bank, 2 * number + 1):
-        if len(used) == number or other.id == example.id or other.fields == example.fields:
+        if len(used) == number or other.fields == example.fields:
             continue
         solved = _ask(template, other, shown)
         if solved is not None and len(solved[0]) + len(solved[1]) + 1 <= left:

@@ -13,6 +13,7 @@ from flows.pairs import pairs_tables
 from flows.report import human
 from flows.report.census import take_census
 from flows.report.contamination import contamination
+from flows.report.derived import derived
 from flows.report.duplicates import duplicates
 from flows.report.heldout import heldout
 from flows.report.lineage import lineage
@@ -57,6 +58,7 @@ def view(run: Run) -> dict[str, Any]:
         "tokenizer": tokenizer(run),
         "contamination": contamination(run),
         "quality": quality(run),
+        "derived": derived(run),
         "mixes": mixes(run),
         "pairs": pairs_tables(run),
         "heldout": heldout(run),

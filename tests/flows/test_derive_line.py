@@ -82,7 +82,14 @@ def test_a_derived_document_tells_its_parent(finished):
     assert story["verdict"] == "in long"
     assert story["origin"] == f"topics#{story['metadata']['parent']}"
     assert why(finished, story["metadata"]["parent"])["occurrences"][0]["place"]["source"] == "topics"
-    assert "counting" in render(finished)
+
+
+def test_the_report_tells_of_blocks_and_tasks(finished):
+    page = render(finished)
+    section = page[page.index('id="derived"') :].partition("</section>")[0]
+    blocks = pq.read_table(finished.step("ingest/counting").folder / "woven.parquet")
+    assert f"cwe: {len(blocks)} blocks" in section
+    assert "manual" in section
 
 
 def test_two_workers_give_the_same_bytes(finished, pipeline, tmp_path):
