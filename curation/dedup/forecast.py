@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from curation.dedup.pieces import Piece, line_blocks, pieces
-from curation.dedup.plan import PROCESS_BYTES, dedup_plan
+from curation.dedup.plan import CANDIDATES, PROCESS_BYTES, dedup_plan
 from curation.dedup.records import Fields, parse_block
 from curation.dedup.settings import Dedup
 from curation.read.record import Limits, Problem
 
 SAMPLED = 8  # pieces looked into
 SAMPLE = 1 << 20  # bytes of lines looked at in each
+REMOVED_BYTES = 700  # of a removed record in the tables of results; half of the candidates are taken to be removed
 WORKER_BYTES = 256 << 20  # that reads records: blocks and tables
 
 
@@ -67,7 +68,8 @@ def forecast(
 def memory_of(documents: int, text: int, dedup: Dedup, workers: int) -> int:
     """Bytes that a run holds at most, the Python process included."""
     plan = dedup_plan(documents, text, dedup, workers)
-    return PROCESS_BYTES + max(plan.memory, workers * WORKER_BYTES)
+    removed = int(documents * CANDIDATES / 2)
+    return PROCESS_BYTES + max(plan.memory, workers * WORKER_BYTES, removed * REMOVED_BYTES)
 
 
 def _parquet(parts: list[Piece]) -> tuple[int, int]:

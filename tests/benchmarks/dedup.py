@@ -200,7 +200,7 @@ def run_scale(options: argparse.Namespace, work: Path) -> dict:
         folder = work / f"input{count}"
         folder.mkdir()
         size = write_jsonl(folder / "part.jsonl", short_documents(count)) / 1e6
-        run = mixwright(folder, work / f"out{count}", options.cores)
+        run = mixwright(folder, work / f"out{count}", options.cores, "--memory", options.memory)
         row = {"documents": count, "megabytes": size, "seconds": run["seconds"], "processor": run["processor"]}
         row |= {"micro": run["processor"] / count * 1e6, "peak": run["peak"] / 2**20, "kept": len(run["kept"])}
         found.append(row)
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4000, help="labelled pairs")
     parser.add_argument("--seeds", type=int, default=8, help="sets of permutations for the recall of quality")
     parser.add_argument("--documents", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--memory", default="4GiB", help="what our command may use in scale")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3, help="of our command, the best counts")
     parser.add_argument("--peers", nargs="*", help="beginnings of the names of peers; all without it")
