@@ -15,6 +15,7 @@ import pytest
 from curation.executor import LocalExecutor
 from curation.files import file_hash
 from curation.mix.manifest import ManifestError, load_manifest, verify_manifest
+from curation.steps import DamagedError
 from flows.execute import Options, execute, missing_step
 from tests.mini import fingerprints, write_inputs, write_pipeline
 
@@ -167,5 +168,6 @@ def test_a_manifest_that_was_changed_never_becomes_token_data(finished, pipeline
     seed = '"seed": 0'
     assert seed in text
     head.write_text(text.replace(seed, '"seed": 7'), encoding="utf-8")  # of the same length: the step looks whole
-    with pytest.raises(ManifestError):
+    with pytest.raises(DamagedError) as raised:
         execute(Options(pipeline, workspace, workers=1))
+    assert isinstance(raised.value.__cause__, ManifestError)
