@@ -326,5 +326,5 @@ def _bucket_order(bucket: str) -> tuple:
 
 def unfiltered_tokens(pool: Pool, line: Line) -> int:
     """Tokens of a pool without a line's filters, as the line's profiles know them."""
-    name = next((pool.tokens[place] for place, one in pool.lines.items() if one is line), "tokens")
+    name = next((pool.tokens.get(place) for place, one in pool.lines.items() if one is line), None) or "tokens"
     return int(pool.counts[f"tokens:{name}"].sum() or 0) if len(pool.counts) else 0

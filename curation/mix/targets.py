@@ -163,11 +163,14 @@ class Division:
         """
         underfill = at is None and bool(self.recipe.underfill)
         shares = self._shares(targets, total, at, underfill)
+        all_shares = sum(exact(target.line.share) for target in targets if target.line.share is not None)
+        whole = all_shares if len(shares) == len(targets) and not underfill else 1  # rounded shares fill it, too
         for target in targets:
             if target.line.remainder:
                 continue
             asked = shares.get(target.place, target.line.tokens)
-            own = share * exact(target.line.share) if share is not None and target.line.share is not None else None
+            shared = share is not None and target.line.share is not None
+            own = share * exact(target.line.share) / whole if shared else None
             self._settle(target, target.fixed() if asked is None else asked, total, own)
         take_all = self.recipe.on_shortage == "take_all"
         used = sum(target.taken if take_all else target.asked for target in targets)

@@ -114,6 +114,24 @@ def test_statistics_may_be_parquet(tmp_path: Path):
     assert plan_statistics(recipe, read_statistics(tmp_path / "pool.parquet")).account == planned_of("6t").account
 
 
+def test_a_budget_that_the_pool_does_not_give_names_the_lines():
+    """At 10T one topic and two sources run out under their caps; the lowest of the budgets told is feasible."""
+    pool, path = read_statistics(OLMO3 / "9t-pool.csv"), OLMO3 / "6t.yaml"
+    problems = plan_statistics(load_recipe(path, ["budget=10T"]), pool).problems
+    assert [problem.name for problem in problems] == [
+        "common-crawl software-development",
+        "finemath-3plus",
+        "wikipedia",
+    ]
+    assert str(problems[0]).startswith(
+        f"{path}:19:5: lines.0.lines.1 (common-crawl software-development): asks for"
+    )
+    told = [choice for problem in problems for choice in problem.choices if choice.startswith("lower the budget")]
+    budget = min(int(choice.rsplit(" ", 1)[1]) for choice in told)
+    assert plan_statistics(load_recipe(path, [f"budget={budget}"]), pool).feasible
+    assert not plan_statistics(load_recipe(path, [f"budget={budget + 100}"]), pool).feasible
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
