@@ -117,8 +117,10 @@ def values_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list[Any]]:
 def axis_codes(table: pa.Table, axis: str, passed: np.ndarray | None) -> tuple[np.ndarray, list[Any]]:
     """As `values_of`, for an axis of profiles."""
     if axis == PASSED:
-        bits = np.zeros(len(table), np.int64) if passed is None else passed.astype(np.int64)
-        return bits, list(range(int(bits.max(initial=0)) + 1))
+        if passed is None:
+            return np.zeros(len(table), np.int64), [0]
+        bits, codes = np.unique(passed, return_inverse=True)
+        return codes.astype(np.int64), bits.tolist() or [0]
     if axis == "vigintile":
         codes = table[axis].combine_chunks().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return codes, [None, *range(1, int(codes.max(initial=0)) + 1)]

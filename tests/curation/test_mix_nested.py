@@ -407,3 +407,16 @@ def test_a_catalog_file_is_read_in_pieces_of_row_groups(tmp_path: Path):
             for module in ("draw", "pool"):
                 patch.setattr(f"curation.mix.{module}.pieces", in_pieces_of_300)
             assert same_rows(plan(recipe, paths), expected)
+
+
+def test_many_lines_that_filter_by_measurements():
+    """Thirty row filters are thirty bits of a profile, not two to the thirtieth profiles."""
+    steps = [(40 * n, 40 * n + 39) for n in range(30)]
+    lines = [
+        {"source": "a", "whole": True, "where": {"bytes": {"min": low, "max": high}}, "label": f"b{low}"}
+        for low, high in steps
+    ]
+    planned = plan(recipe_of(*lines), FIXED)
+    free = [row for row in FIXED["a"].to_pylist() if not row["holdout"] and row["tokens"]]
+    assert len(planned.rows) == sum(row["bytes"] < 1_200 for row in free)
+    assert len(planned.account) == 30
