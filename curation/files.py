@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TEMPORARY = ".tmp-"
+NEARLY_FULL = 1 << 20  # bytes
 
 
 @contextlib.contextmanager
@@ -34,6 +37,13 @@ def atomic(path: Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # numpy counts what could not be written and says neither why nor where
+        free = shutil.disk_usage(path.parent).free
+        code = errno.ENOSPC if free < NEARLY_FULL else errno.EIO
+        raise OSError(code, f"{os.strerror(code)} ({error}; {free} bytes are free)", str(path)) from error
     finally:
         remove(temporary)
 

@@ -56,7 +56,7 @@ class RayExecutor(ClusterExecutor):
                         _temp_dir=str(self._folder),
                         **quiet,
                     )
-                except (OSError, RuntimeError, TimeoutError) as error:
+                except Exception as error:  # Ray's own is a bare one
                     self.close()
                     raise ClusterError(
                         f"ray: the cluster did not start: {error}; the same command tries again"

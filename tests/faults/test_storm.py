@@ -91,7 +91,7 @@ def test_random_kills_change_nothing(engine, undisturbed, tmp_path):
                 if not (workspace / "steps").exists():
                     continue  # it is still starting
                 victims = workers(process.pid, engine)
-                if victims and rng.random() < 0.75:
+                if victims and sum(struck.values()) % 4 != 3:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         rng.choice(victims).kill()
                         struck["worker"] += 1
@@ -114,7 +114,10 @@ def test_random_kills_change_nothing(engine, undisturbed, tmp_path):
             shutil.rmtree(workspace)
             ended += 1
     workspace = tmp_path / f"w{ended}"
-    done = subprocess.run(command(pipeline, workspace, engine), capture_output=True, text=True, timeout=600)
+    for _ in range(3):  # on a busy machine a cluster may fail to start in time
+        done = subprocess.run(command(pipeline, workspace, engine), capture_output=True, text=True, timeout=600)
+        if "the same command tries again" not in " ".join(done.stderr.split()):
+            break
     assert done.returncode == 0, done.stdout + done.stderr
     assert fingerprints(workspace) == expected
     assert struck["driver"] >= 3, struck
