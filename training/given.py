@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from curation.files import remove, write_json
 from curation.steps import Build, StepOutput, write_folder
-from training.attention import PACKED
-from training.model import find_specials, save_model
+from training.model import find_specials, load_causal, save_model
 from training.size import rows
 
 TOKENIZER = "tokenizer.json"
@@ -25,9 +24,7 @@ def take(build: Build, folder: Path, tokenizer: StepOutput) -> None:
     """
     vocabulary = tokenizer.folder / "tokenizer"
     _require_same_ids(folder, vocabulary)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation=PACKED, dtype=torch.float32, local_files_only=True, use_safetensors=True
-    )
+    model = load_causal(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         _make_room(model, max(Tokenizer.from_file(str(vocabulary / TOKENIZER)).get_vocab().values()) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def device() -> torch.device:
 @contextlib.contextmanager
 def fixed_arithmetic(threads: int, seed: int) -> Iterator[None]:
     """Inside: this many threads, deterministic kernels, a seeded generator. Outside: as it was before."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     filling = torch.utils.deterministic.fill_uninitialized_memory
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
@@ -109,7 +111,12 @@ def load_causal(folder: Path, attention: str = PACKED, settings: TrainConfig | N
         extend_positions(config, settings)
     with _quiet():
         return AutoModelForCausalLM.from_pretrained(
-            folder, config=config, attn_implementation=attention, dtype=torch.float32, local_files_only=True
+            folder,
+            config=config,
+            attn_implementation=attention,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
         )
 
 
