@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from curation.compose import compose
 from curation.edits import SPANS, apply_edits, span_values
-from curation.measure.c4_lines import c4_spans, c4_spans_any_end
+from curation.measure.c4_edit import c4_spans, c4_spans_any_end
 from curation.measure.datatrove_pii import datatrove_pii_spans
 from curation.measure.line_edits import line_spans, newline_spans
 from curation.measure.next_word import count_words

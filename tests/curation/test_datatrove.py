@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.edits import apply_edits
-from curation.measure.c4_lines import c4_spans
+from curation.measure.c4_edit import c4_spans
 from curation.measure.columns import text_columns
 from curation.measure.datatrove import GROUP
 from curation.rules.profile import Profile, apply, load_profile

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.edits import apply_edits
-from curation.measure.c4_lines import c4_spans_any_end
+from curation.measure.c4_edit import c4_spans_any_end
 from curation.measure.columns import text_columns
 from curation.measure.datatrove import GROUP
 from curation.measure.datatrove_pii import EMAILS, IPS
@@ -103,6 +103,23 @@ def test_what_is_measured_of_the_text_left_is_what_is_measured_of_that_text(piec
     once, again = measured(texts.to_pylist()), measured(apply_edits(texts, c4_spans_any_end(texts)).to_pylist())
     for left, whole in zip((f"fineweb_left_{name}" for name in LEFT), OF_TEXT, strict=True):
         assert once[left][0].as_py() == pytest.approx(again[whole][0].as_py()), left
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One of these. [1]\nand the second [edit] \u2003\n", "One of these. \nand the second"),
+        (
+            "[1] [2] [3]\nThe first line\n[4] [5] [6]\nthe last line\n[7] [8] [9]",
+            "The first line\n  \nthe last line",
+        ),
+        ("[1] [2] [3]\n[4] [5] [6]", ""),
+        ("nothing\n[1] [2] [3]\nnothing", ""),
+        ("the last [1] line [2]\ngoes", "the last  line"),
+    ],
+)
+def test_blanks_that_citations_leave_around_the_text_go(text, expected):
+    assert edited(text, "c4_lines_any_end") == expected
 
 
 @pytest.mark.parametrize(
