@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.mix.buckets import axes_of, bucket_of, bucket_order
 from curation.mix.recipe import RENDERINGS, Line, Recipe
 from curation.mix.rows import (
     AXES,
@@ -31,8 +32,6 @@ from curation.preference.admit import admitted
 from curation.schema import LENGTH_BUCKETS
 from curation.transforms.count import CHANGED_BY, TOKENS_UNDER
 
-WHOLE_SOURCE = "all"
-AXIS_OF = {"topic": "topic", "language": "language", "quality": "vigintile", "length": "length_bucket"}
 ADVICE = "split them by topic, quality, length or language, without overlap, or make them one line"
 
 
@@ -123,7 +122,8 @@ class Pool:
         for row in frame.iter_rows(named=True):
             found.setdefault(bucket_of(line, row), []).append(row)
         if not found:
-            empty = {"vigintile": 20, "length_bucket": line.length[0] if line.length else LENGTH_BUCKETS[0]}
+            best = line.quality.max_vigintile if line.quality else 20
+            empty = {"vigintile": best, "length_bucket": line.length[0] if line.length else LENGTH_BUCKETS[0]}
             first = {"topic": line.topic[0] if line.topic else None}
             first |= {"language": line.language[0] if line.language else None}
             return [Cell(self.source, bucket_of(line, empty | first), self.kind or "text", 0, 0)]
@@ -139,7 +139,7 @@ class Pool:
             )
             for bucket, rows in found.items()
         ]
-        return sorted(cells, key=lambda cell: _bucket_order(cell.bucket))
+        return sorted(cells, key=lambda cell: bucket_order(cell.bucket))
 
     def _require_disjoint(
         self, recipe: Recipe, taken: dict[str, pl.DataFrame], cells: dict[str, list[Cell]]
@@ -194,7 +194,7 @@ def _open(
     for place, column in tokens.items():
         if column not in there:
             raise RecipeError(f"source '{source}': its tokens under '{transforms[place]}' have not been counted")
-    axes = _axes(lines.values())
+    axes = axes_of(lines.values())
     screens = Screens(recipe, source, lines, tokens, catalog, measured)
     if screens.bits:
         axes = (*axes, PASSED)
@@ -280,48 +280,6 @@ def _kind_of(catalog: Path | pa.Table, source: str) -> str | None:
     if len(kinds) > 1:
         raise RecipeError(f"catalog of '{source}': documents of several kinds: {', '.join(kinds)}")
     return kinds[0] if kinds else None
-
-
-def _axes(lines: Iterator[Line]) -> tuple[str, ...]:
-    """What the profiles of a source tell: only what some line filters or divides by."""
-    wanted = set()
-    for line in lines:
-        wanted |= {AXIS_OF[axis] for axis in bucket_axes(line)}
-        wanted |= {AXIS_OF[name] for name in ("topic", "language", "length", "quality") if getattr(line, name)}
-        wanted |= {"vigintile"} if line.upsample else set()
-    return tuple(axis for axis in AXES if axis in wanted)
-
-
-def bucket_axes(line: Line) -> tuple[str, ...]:
-    """What a line's buckets go by: what it says, else quality or length where it filters by them."""
-    if line.by:
-        return line.by
-    return ("quality",) if line.quality or line.upsample else ("length",) if line.length else ()
-
-
-def bucket_of(line: Line, profile: Mapping) -> str:
-    """The bucket of a profile: vigintile (q01 to q20) or length bucket, or "all"; whatever the line goes by.
-
-    The line's label, or else its topics and its languages, come before it ("law/q20"), so that each topic may have
-    a line of its own.
-    """
-    axes, parts = bucket_axes(line), [line.label] if line.label else []
-    for axis, names in (("topic", line.topic), ("language", line.language)):
-        if axis in axes:
-            parts.append(profile[axis] or "none")
-        elif names and not line.label:
-            parts.append("+".join(names))
-    if "quality" in axes:
-        parts.append(f"q{profile['vigintile']:02d}" if profile["vigintile"] else "unscored")
-    if "length" in axes:
-        parts.append(profile["length_bucket"])
-    return "/".join(parts if {"quality", "length"} & set(axes) else [*parts, WHOLE_SOURCE])
-
-
-def _bucket_order(bucket: str) -> tuple:
-    before, _, last = bucket.rpartition("/")
-    place = LENGTH_BUCKETS.index(last) if last in LENGTH_BUCKETS else -1
-    return before, place, last
 
 
 def unfiltered_tokens(pool: Pool, line: Line) -> int:

@@ -420,3 +420,9 @@ def test_many_lines_that_filter_by_measurements():
     free = [row for row in FIXED["a"].to_pylist() if not row["holdout"] and row["tokens"]]
     assert len(planned.rows) == sum(row["bytes"] < 1_200 for row in free)
     assert len(planned.account) == 30
+
+
+def test_lines_that_find_nothing_are_lines_of_their_own():
+    lines = [{"source": "a", "fraction": 1, "language": "fr", "quality": one} for one in QUALITY]
+    planned = plan(recipe_of(*lines), FIXED)
+    assert [(line["bucket"], line["tokens"]) for line in planned.account] == [("fr/q10", 0), ("fr/q20", 0)]
