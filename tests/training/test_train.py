@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from curation.files import file_hash, read_json
-from curation.steps import Context
+from curation.steps import Context, DamagedError
 from training.batch import batch_of_units, make_batch
 from training.causal_lm import Causal
 from training.config import TrainConfig
@@ -178,7 +178,7 @@ def test_changed_data_is_refused(context, texts, tokenizer, tiny):
     content = bytearray(path.read_bytes())
     content[10] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"tokens\.bin"):
+    with pytest.raises(DamagedError, match=r"tokens\.bin"):
         train(context, "pretrain", texts, tokenizer, None, tiny)
 
 
