@@ -155,7 +155,9 @@ nonsense
 def occurrences(text: str, phrase: str) -> int:
     """A phrase as words in a row, by plain Python over lower-case words and the blanks between them."""
     pattern = r"[ \t]*\r?\n?[ \t]*".join(map(re.escape, phrase.split()))
-    return len(re.findall(rf"(?<![a-z'’-]){pattern}(?![a-z])(?!['’-][a-rt-z])", text.lower()))
+    letter = r"[^\W\d_]"
+    before, after = rf"(?<!{letter})(?<!{letter}['’-])", rf"(?!{letter})(?!['’-](?!s(?!{letter})){letter})"
+    return len(re.findall(rf"{before}{pattern}{after}", text.lower()))
 
 
 def test_phrases_stand_in_their_partition():
