@@ -9,7 +9,7 @@ READY = $(VENV)/.ready
 DEMO_full = manifests/demo/pipeline.yaml
 DEMO_tiny = manifests/demo/tiny.yaml
 
-.PHONY: setup demo real test test-slow lint benchmark benchmark-peers parity clean
+.PHONY: setup demo real test test-slow lint benchmark benchmark-peers parity parity-trainers clean
 
 setup: $(READY)
 
@@ -54,6 +54,12 @@ parity: setup
 	.peers/datatrove/bin/python -m pip install --quiet --disable-pip-version-check \
 		-r tests/benchmarks/peers/datatrove.txt
 	$(BIN)/python -m tests.parity.datatrove.compare --peer .peers/datatrove/bin/python
+
+# The trainers against TRL, numbers alone; python -m tests.benchmarks.trainers compares their speed.
+parity-trainers: setup
+	$(PYTHON) -m venv .peers/trl
+	.peers/trl/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers/trl.txt
+	$(BIN)/python -m tests.parity.trl.compare --peer .peers/trl/bin/python
 
 clean:
 	rm -rf $(VENV) $(WORKSPACE)
