@@ -109,6 +109,7 @@ class TrainConfig(Strict):
 
     seed: int = 0
     threads: int = Field(2, ge=1)  # fixed here, since the bits of a sum depend on it
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone's products; see training.precision
     average_last: int = Field(1, ge=1)  # the result is the mean of so many checkpoints, the last step's among them
     average_every: int | None = Field(None, ge=1)  # steps between them
     lora: Lora | None = None  # train adapters instead of all weights

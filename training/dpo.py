@@ -21,6 +21,7 @@ from training.losses import Loss, dpo, dpo_margin, dpo_weight
 from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal
 from training.outcome import Outcome, pair_sources
 from training.plan import pair_bins
+from training.precision import in_bfloat16
 
 
 def completion_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -90,6 +91,8 @@ def write_reference(build: Build, data: StepOutput, checkpoint: StepOutput, conf
     pairs = open_data(data)
     with fixed_arithmetic(config.threads, seed=0):
         model = load_causal(checkpoint.folder / "model").to(device()).eval()
+        if config.precision == "bfloat16":
+            model = in_bfloat16(model)
         chosen, rejected = pair_logps(
             model, pairs, np.arange(pairs.rows), config.sequence_length, config.micro_batch_tokens, build
         )

@@ -162,7 +162,12 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         document_lengths=batch.pieces,
         document_prefixes=batch.shared,
     )
-    return output.last_hidden_state[0]
+    return output.last_hidden_state[0].to(head_type(model))
+
+
+def head_type(model: PreTrainedModel) -> torch.dtype:
+    """What losses are computed in: the weights' own type, also where the backbone's products are rounded."""
+    return next(model.parameters()).dtype
 
 
 def head_weight(model: PreTrainedModel) -> torch.Tensor:

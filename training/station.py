@@ -77,7 +77,9 @@ def reference_step(
 
     Its table `logps.parquet` has the index's rows: id, chosen, rejected (float32, nats).
     """
-    literals = config.model_dump(mode="json", include={"sequence_length", "micro_batch_tokens", "threads"})
+    literals = config.model_dump(
+        mode="json", include={"sequence_length", "micro_batch_tokens", "threads", "precision"}
+    )
     inputs = {"data": data.content, "checkpoint": checkpoint.content}
 
     def work(build: Build) -> None:

@@ -38,6 +38,7 @@ from training.model import (
 )
 from training.outcome import Method
 from training.plan import Plan, make_plan
+from training.precision import in_bfloat16
 from training.probe import ModelError, probe
 from training.ranks import Ranks, joined
 from training.reward import Reward
@@ -145,6 +146,8 @@ def _make_model(job: Job, mix: Data) -> PreTrainedModel:
             "set model.max_position, or for a model with a parent yarn_factor, or rope_theta with max_position"
         )
     probe(model)
+    if config.precision == "bfloat16":
+        model = in_bfloat16(model.to(device()))
     return model if config.method == "causal" else without_dropout(model)
 
 

@@ -1,6 +1,6 @@
 """Tokens a second of the three trainers beside TRL's, in turns, step by step, on the same rows.
 
-    make benchmark-peers
+    make parity-trainers     # once: builds TRL's environment
     MIXWRIGHT_DATA=... python -m tests.benchmarks.trainers --peer .peers/trl/bin/python
 
 A Llama shape of 13 million parameters with a 16k vocabulary, pairs of hh-rlhf of at most 512 tokens a side, 8 rows
@@ -43,6 +43,7 @@ from training.model import (
     reward_from_causal,
     save_model,
 )
+from training.precision import in_bfloat16
 from training.reward import Reward
 
 PEER = Path(__file__).parents[1] / "parity" / "trl" / "peer.py"
@@ -124,6 +125,7 @@ class Ours:
             weight_decay=0.0,
             betas=(0.9, 0.999),
             threads=options.threads,
+            precision=options.precision,
             checkpoint_every=1 << 20,
         )
         self.plan = as_plan(self.data, self.config, list(range(len(rows))), BATCH)
@@ -132,6 +134,8 @@ class Ours:
     def run(self, turn) -> None:
         with fixed_arithmetic(self.config.threads, 0):
             model = (load_reward if self.method == "reward" else load_causal)(self.model_folder)
+            if self.config.precision == "bfloat16":
+                model = in_bfloat16(model)
             began = time.perf_counter(), time.process_time()
             method = self._method(model)
             self.before = time.perf_counter() - began[0], time.process_time() - began[1]
@@ -272,6 +276,7 @@ def main() -> int:
     parser.add_argument(
         "--checkpointing", action=argparse.BooleanOptionalAction, default=True, help="TRL's default"
     )
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of our side")
     parser.add_argument("--precompute", action="store_true", help="let TRL compute the reference beforehand")
     options = parser.parse_args()
     root = os.environ.get("MIXWRIGHT_DATA")

@@ -1,0 +1,51 @@
+"""bfloat16 for the backbone's matrix products, where the device is faster at them.
+
+Weights, optimiser, norms, residuals, the output matrix and the losses stay in float32; torch's autocast rounds
+what goes into the products and attention of the backbone. A device without bfloat16 in hardware emulates it, many
+times slower, so the setting is checked by a measurement and refused where it does not pay.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from transformers import PreTrainedModel
+
+SIZE = 512
+NEEDED = 1.2  # times the rate of float32 products; below, the casts cost more than they save
+
+
+def bfloat16_gain(device: torch.device) -> float:
+    """How many times as fast as in float32 a matrix product is in bfloat16, the best of a few each."""
+
+    def best(dtype: torch.dtype) -> float:
+        one, other = torch.ones(2, SIZE, SIZE, dtype=dtype, device=device)
+        times = []
+        for _ in range(5):
+            _wait(device)
+            began = time.perf_counter()
+            one @ other
+            _wait(device)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return best(torch.float32) / best(torch.bfloat16)
+
+
+def in_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its backbone under autocast. Raises ValueError on a device that is not faster for it."""
+    gain = bfloat16_gain(model.device)
+    if gain < NEEDED:
+        raise ValueError(
+            f"precision bfloat16: on this {model.device.type} products are {gain:.2f} times as fast as in float32; "
+            f"at least {NEEDED} is needed; set precision float32"
+        )
+    backbone = model.base_model
+    backbone.forward = torch.autocast(model.device.type, dtype=torch.bfloat16)(backbone.forward)
+    return model
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
