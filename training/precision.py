@@ -38,8 +38,8 @@ def in_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
     gain = bfloat16_gain(model.device)
     if gain < NEEDED:
         raise ValueError(
-            f"precision bfloat16: on this {model.device.type} products are {gain:.2f} times as fast as in float32; "
-            f"at least {NEEDED} is needed; set precision float32"
+            f"precision bfloat16: {model.device.type} products are {gain:.2f} times as fast as in float32, "
+            f"needed are {NEEDED}; set precision float32"
         )
     backbone = model.base_model
     backbone.forward = torch.autocast(model.device.type, dtype=torch.bfloat16)(backbone.forward)

@@ -155,10 +155,12 @@ def shown(line: dict) -> str:
     return f"{line['accuracy']:.3f} ({line['accuracy_low']:.3f} to {line['accuracy_high']:.3f})"
 
 
-def reward_models(bench: Bench, name: str, backbone: Path, train: list[dict], held: Data) -> Path:
+def reward_models(
+    bench: Bench, name: str, backbone: Path, train: list[dict], held: Data, shares: list[float]
+) -> Path:
     """Accuracy by the share of the pairs; the folder of the model of all pairs."""
     order = np.random.default_rng(1).permutation(len(train))
-    for share in SHARES:
+    for share in shares:
         some = [train[place] for place in order[: round(len(train) * share)].tolist()]
         data = as_data(some, True, VOCABULARY)
         torch.manual_seed(0)
@@ -244,6 +246,8 @@ def main() -> int:
         "--pairs", type=int, default=3200, help="to train on, of the debates that are not held out"
     )
     parser.add_argument("--held-out", type=int, default=1200, help="pairs")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), help="of the pairs, rising to 1")
     parser.add_argument("--samples", type=int, default=60, help="arguments written before and after DPO")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -266,7 +270,8 @@ def main() -> int:
         print(
             f"{len(train)} pairs to train on, {held_rows.rows} held out; the longer one is chosen in {longer:.3f}"
         )
-        for name, shape in SHAPES.items():
+        for name in options.shapes:
+            shape = SHAPES[name]
             backbone = folder / name.replace(" ", "")
             steps = bench.pretrain(shape, documents, backbone)
             tokens = sum(step["tokens"] for step in steps)
@@ -276,7 +281,7 @@ def main() -> int:
                 f"loss {steps[0]['loss']:.2f} to {np.mean([step['loss'] for step in steps[-5:]]):.2f}",
                 flush=True,
             )
-            judge_folder = reward_models(bench, name, backbone, rows, held_rows)
+            judge_folder = reward_models(bench, name, backbone, rows, held_rows, options.shares)
         judge = load_reward(judge_folder).eval()
         preference(bench, backbone, judge, rows, held_rows, options.samples)
     print(f"{time.process_time() - began:.0f} s of processor time")
