@@ -195,7 +195,7 @@ def preference(
     logps = pair_logps(policy.eval(), data, np.arange(data.rows), LONGEST, 4096)
     method = DPO(data, Reference(*map(torch.from_numpy, logps)), 0.1)
     before = written(bench, policy, judge, held, count)
-    steps = bench.train(policy, method, data, method="dpo", learning_rate=5e-4)
+    steps = bench.train(policy, method, data, method="dpo", learning_rate=5e-5)
     for place in np.linspace(0, len(steps) - 1, 6).astype(int).tolist():
         row = {name: round(steps[place][name], 3) for name in ("loss", "rewards/accuracies", "rewards/margins")}
         print(f"    DPO step {steps[place]['step']}: {row}")
