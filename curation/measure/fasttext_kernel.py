@@ -9,7 +9,7 @@ What makes it fast: words are found and looked up eight bytes at a time, and FNV
 dictionary does not have; a dictionary word's row and those of its subwords are summed when the model is read, and
 an unknown word's sum is kept for the next time it comes; rows are projected to the labels where there are fewer of
 them (`fasttext_model`); the rows of a text are found first and added after, eight at a time, so that their cache
-misses overlap; and of a tree only what can be likeliest is looked at.
+misses overlap; and of a large tree only what can be likeliest is looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from curation.measure.fasttext_scores import SMALL_TREE, fill_margins, leaf_chance, likeliest_leaf, softmax
+from curation.measure.fasttext_scores import SMALL_TREE, all_leaves, leaf_chance, likeliest_leaf, softmax
 from curation.measure.fasttext_subwords import add_words_with_subwords, new_cache
 from curation.measure.fasttext_words import (
     END_MARK,
@@ -185,7 +185,7 @@ def _choose(hidden, added, tree, labels, asked, places, scores, wanted):
     output, children, parents, right = tree
     small = 0 < len(children) <= SMALL_TREE
     width = output.shape[1] if len(children) > SMALL_TREE else len(output) or labels
-    margins = np.empty(len(children) if small else 0, np.float32)
+    margins, leaves = np.empty(len(children), np.float32), np.empty(max(1, len(parents)), np.float64)
     mean, shares = np.empty(width, np.float32), np.empty(labels, np.float32)
     waiting, chances = np.empty(labels, np.int64), np.empty(labels, np.float64)
     for text in range(len(hidden)):
@@ -194,10 +194,13 @@ def _choose(hidden, added, tree, labels, asked, places, scores, wanted):
         for column in range(len(mean)):
             mean[column] = hidden[text, column] * (np.float32(1) / np.float32(added[text]))
         if small:
-            fill_margins(mean, output, margins)
-        if len(parents):
-            places[text], scores[text] = likeliest_leaf(mean, output, margins, children, waiting, chances)
+            places[text] = all_leaves(mean, output, parents, right, margins, leaves)
+            scores[text] = leaves[places[text]]
             if asked >= 0:
-                wanted[text] = leaf_chance(mean, output, margins, parents, right, asked, chances)
+                wanted[text] = leaves[asked]
+        elif len(parents):
+            places[text], scores[text] = likeliest_leaf(mean, output, children, waiting, chances)
+            if asked >= 0:
+                wanted[text] = leaf_chance(mean, output, parents, right, asked, chances)
         else:
             places[text], scores[text], wanted[text] = softmax(mean, output, asked, shares)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-SMALL_TREE = 1024  # inner nodes: up to there all margins are taken at once, side by side
+SMALL_TREE = 1024  # inner nodes: up to there all labels are looked at, without a search
 ROUNDING = 1e-5  # what the library adds to a probability before its logarithm
 
 
@@ -36,12 +36,28 @@ def softmax(hidden, output, asked, scores):
 
 
 @njit(nogil=True)
-def fill_margins(hidden, output, margins):
-    """Fill `margins`, float32 of all inner nodes: output.T @ hidden, `output` being (width, inner nodes)."""
+def all_leaves(hidden, output, parents, right, margins, chances):
+    """The likeliest label of a small tree; chances[:labels] are then the probabilities of all labels.
+
+    `output` is (width, inner nodes); `margins` (float32, inner nodes) and `chances` (float64, nodes) are scratch.
+    Nothing is left out, so that nothing has to be guessed: for few nodes that is sooner done than a search.
+    """
+    labels = len(margins) + 1
     margins[:] = 0
     for column in range(len(hidden)):
         for node in range(len(margins)):
             margins[node] += output[column, node] * hidden[column]
+    for node in range(len(margins)):
+        margins[node] = np.float32(1) / (np.float32(1) + np.exp(-margins[node]))
+    chances[2 * labels - 2] = 1.0
+    for node in range(2 * labels - 3, -1, -1):
+        above = np.int64(parents[node])
+        chance = np.float64(margins[above - labels])
+        chances[node] = chances[above] * ((chance if right[node] else 1 - chance) + ROUNDING)
+    best = 0
+    for label in range(1, labels):
+        best = label if chances[label] > chances[best] else best
+    return best
 
 
 @njit(nogil=True)
@@ -60,14 +76,13 @@ def _margin(hidden, output, node):
 
 
 @njit(nogil=True)
-def _chance(hidden, output, margins, node):
-    """The probability of an inner node's right child; its margin is in `margins`, if those are known."""
-    margin = margins[node] if len(margins) else _margin(hidden, output, node)
-    return np.float64(np.float32(1) / (np.float32(1) + np.exp(-margin)))
+def _chance(hidden, output, node):
+    """The probability of an inner node's right child."""
+    return np.float64(np.float32(1) / (np.float32(1) + np.exp(-_margin(hidden, output, node))))
 
 
 @njit(nogil=True)
-def likeliest_leaf(hidden, output, margins, children, waiting, waiting_chances):
+def likeliest_leaf(hidden, output, children, waiting, waiting_chances):
     """(label, probability) of the likeliest leaf: depth first, the likelier child first.
 
     A leaf's probability is the product of those on its path, each raised by ROUNDING, as the library's is by sums
@@ -81,7 +96,7 @@ def likeliest_leaf(hidden, output, margins, children, waiting, waiting_chances):
         count -= 1
         node, chance = waiting[count], waiting_chances[count]
         while node >= labels and chance >= best_chance:
-            right = _chance(hidden, output, margins, node - labels)
+            right = _chance(hidden, output, node - labels)
             left = chance * (1 - right + ROUNDING)
             right = chance * (right + ROUNDING)
             first = np.int64(right > left)
@@ -94,11 +109,11 @@ def likeliest_leaf(hidden, output, margins, children, waiting, waiting_chances):
 
 
 @njit(nogil=True)
-def leaf_chance(hidden, output, margins, parents, right, label, chances):
+def leaf_chance(hidden, output, parents, right, label, chances):
     """The probability of one label, multiplied from the root on as above. `chances` is scratch of that length."""
     labels, node, depth, total = (len(parents) + 1) // 2, np.int64(label), 0, 1.0
     while parents[node] >= 0:
-        chance = _chance(hidden, output, margins, np.int64(parents[node]) - labels)
+        chance = _chance(hidden, output, np.int64(parents[node]) - labels)
         chances[depth] = (chance if right[node] else 1 - chance) + ROUNDING
         node, depth = np.int64(parents[node]), depth + 1
     for place in range(depth - 1, -1, -1):
