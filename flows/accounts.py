@@ -29,6 +29,18 @@ def print_plan(planned: Plan, console: Console, buckets: bool = False) -> None:
         console.print(Text(f"✗ {problem}", style="red"))
 
 
+def plan_json(planned: Plan, compared: Sequence[Comparison] | None) -> dict[str, Any]:
+    """A plan as plain data, and what differs from the published figures where there are some."""
+    return {
+        "account": planned.account,
+        "lines": planned.lines,
+        "totals": planned.totals,
+        "notes": planned.notes,
+        "problems": [str(problem) for problem in planned.problems],
+        **({} if compared is None else {"published": [one.as_json() for one in compared]}),
+    }
+
+
 def print_account(
     name: str, account: list[Line], totals: dict[str, int], console: Console, buckets: bool = False
 ) -> None:

@@ -261,6 +261,46 @@ def _duration(text: str) -> Any:
 
 
 @app.command()
+def new(
+    kind: Annotated[
+        Literal["pretrain", "midtrain", "long-context", "instruction", "preference"],
+        typer.Argument(help="What the mix is for."),
+    ],
+    pipeline: Annotated[
+        Path | None, typer.Option(help="The pipeline file whose curated pools the mix is made of.")
+    ] = None,
+    pool: Annotated[Path | None, typer.Option(help="Pool statistics (Parquet or CSV) instead.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The recipe's file. Default: it is printed.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Write a recipe from the pools that are there: sources that fit, shares by their tokens, a budget they meet.
+
+    What it writes is planned before; change it as you like, with mixwright plan RECIPE.yaml --watch beside it.
+
+    Example: mixwright new midtrain --pipeline manifests/demo/pipeline.yaml -o midtrain.yaml
+    """
+    from flows.accounts import print_plan
+    from flows.authoring import author, of_pipeline, of_statistics, require_free, save
+
+    if (pipeline is None) == (pool is None):
+        raise typer.BadParameter("give one of --pipeline and --pool", param_hint="--pipeline")
+    if output is not None and not force:
+        require_free(output)
+    folder = Path() if output is None else output.parent
+    pools = of_pipeline(pipeline, workspace, folder) if pipeline else of_statistics(pool)
+    text, planned = author(kind, pools, kind if output is None else output.stem)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        save(output, text, force)
+        print_plan(planned, out)
+        out.print(f"recipe: {_escape(output)}")
+
+
+@app.command()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="The recipe of a mix, or a pipeline file (YAML).")],
     workspace: Workspace = WORKSPACE,
@@ -273,6 +313,9 @@ def plan(
         Path | None, typer.Option(help="Compare with a CSV of published figures; list every difference.")
     ] = None,
     buckets: Buckets = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Plan again when the recipe or a file it names is saved, until Ctrl-C.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the account of a mix before any work: tokens, share and repeats per source, and what cannot be met.
@@ -284,36 +327,47 @@ def plan(
 
     Example: mixwright plan manifests/olmo3/6t.yaml --pool manifests/olmo3/9t-pool.csv
     """
+    given = (recipe, workspace, _with_exact(settings, exact), pool, published, buckets, as_json)
+    if watch:
+        from flows.watch import watch as keep_planning
+
+        if as_json:
+            raise typer.BadParameter("it shows tables: leave --json out", param_hint="--watch")
+        more = [path for path in (pool, published) if path is not None]
+        keep_planning(recipe, more, lambda: _plan(*given), out, lambda error: _exit_code(error) is not None)
+    elif not _plan(*given):
+        raise typer.Exit(Exit.NEGATIVE)
+
+
+def _plan(
+    recipe: Path,
+    workspace: Path,
+    settings: list[str],
+    pool: Path | None,
+    published: Path | None,
+    buckets: bool,
+    as_json: bool,
+) -> bool:
+    """Plan once and print it. Returns whether everything can be met."""
     from curation.mix.published import compare
-    from flows.accounts import print_comparison, print_plan
+    from flows.accounts import plan_json, print_comparison, print_plan
     from flows.planning import is_pipeline, plan_pools, plan_recipe
 
     if is_pipeline(recipe):
         from flows.training_plan import plan_stages, print_stages
 
-        rows = plan_stages(recipe, settings or [])
+        rows = plan_stages(recipe, settings)
         _print_json(rows) if as_json else print_stages(rows, out)
-        return
-    settings = _with_exact(settings, exact)
+        return True
     planned = plan_recipe(recipe, workspace, settings) if pool is None else plan_pools(recipe, settings, pool)
     compared = compare(planned, published) if published else None
     if as_json:
-        _print_json(
-            {
-                "account": planned.account,
-                "lines": planned.lines,
-                "totals": planned.totals,
-                "notes": planned.notes,
-                "problems": [str(problem) for problem in planned.problems],
-                **({} if compared is None else {"published": [one.as_json() for one in compared]}),
-            }
-        )
+        _print_json(plan_json(planned, compared))
     else:
         print_plan(planned, out, buckets)
         if compared is not None:
             print_comparison(compared, out)
-    if planned.problems:
-        raise typer.Exit(Exit.NEGATIVE)
+    return not planned.problems
 
 
 @app.command()

@@ -141,6 +141,15 @@ class Pipeline(Strict):
             or (not classifier.sources and (source.quality if name == QUALITY else True))
         ]
 
+    def held_out_tasks(self) -> dict[str, Derived]:
+        """Sources of raw examples of tasks that are held out, and what holds them out: no mix takes them."""
+        return {
+            task.source: derived
+            for derived in self.derive
+            for task in (derived.tasks if derived.how == "templates" and derived.held_out else ())
+            if task.cluster in derived.held_out or task.cluster.startswith(PER_DOCUMENT)
+        }
+
     @property
     def all_sources(self) -> list[Source | Synthesis]:
         """The sources read from files, then those made by a model: what is measured, decided and deduplicated."""
@@ -187,16 +196,13 @@ def _require_known(path: Path, pipeline: Pipeline, recipes: dict[str, Recipe]) -
 
 def _require_held_out(path: Path, pipeline: Pipeline, recipe: Recipe) -> None:
     """Raise ConfigError for a recipe that takes the raw examples of a task whose cluster is held out."""
-    for derived in pipeline.derive:
-        for task in derived.tasks if derived.how == "templates" and derived.held_out else ():
-            if task.source in recipe.sources() and (
-                task.cluster in derived.held_out or task.cluster.startswith(PER_DOCUMENT)
-            ):
-                held = ", ".join(derived.held_out)
-                raise ConfigError(
-                    f"{path}: mix '{recipe.name}' takes source '{task.source}', but '{derived.name}' holds out "
-                    f"clusters of its tasks ({held}): take '{derived.name}' instead"
-                )
+    for source, derived in pipeline.held_out_tasks().items():
+        if source in recipe.sources():
+            held = ", ".join(derived.held_out)
+            raise ConfigError(
+                f"{path}: mix '{recipe.name}' takes source '{source}', but '{derived.name}' holds out "
+                f"clusters of its tasks ({held}): take '{derived.name}' instead"
+            )
 
 
 def load_recipe(pipeline_path: Path, name: str, entry: MixEntry) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from curation.config import ConfigError, read_yaml
@@ -20,14 +21,41 @@ def plan_recipe(path: Path, workspace: Path, settings: list[str]) -> Plan:
     try:
         line.ingest()
         line.curate()
-        parents = {name: line.mix_one(name).folder for name in _ancestors(line, recipe)}
+        for name in _ancestors(line, recipe):
+            line.mixes[name] = line.mix_one(name)
     except StepMissingError as missing:
         raise ConfigError(f"{path}: {missing}. First: {_curate_command(path, recipe, workspace, 'mix')}") from None
+    return plan_over(line, recipe)
+
+
+def curated(path: Path, workspace: Path) -> Line:
+    """The line of a pipeline file with its catalogs, and those of its mixes that are there, nothing built.
+
+    Raises ConfigError where it has not been curated.
+    """
+    pipeline, recipes = load_pipeline(path)
+    line = Line(pipeline, recipes, path.parent, Context(workspace.resolve(), build=False))
+    try:
+        line.ingest()
+        line.curate()
+    except StepMissingError as missing:
+        command = f"mixwright run {path} --workspace {workspace} --until curate"
+        raise ConfigError(f"{path}: {missing}. First: {command}") from None
+    for name, recipe in recipes.items():
+        with contextlib.suppress(StepMissingError):
+            if all(parent in line.mixes for parent in recipe.parents()):
+                line.mixes[name] = line.mix_one(name)
+    return line
+
+
+def plan_over(line: Line, recipe: Recipe) -> Plan:
+    """Solve a recipe over a line that is curated and has the mixes that the recipe takes rows from."""
     line.context.build = True  # tokens under a transform that is new: counted for the plan, and kept for the mix
     counted = {**line.catalogs, **line.transformed(recipe)}
     catalogs = {name: output.folder / "catalog.parquet" for name, output in counted.items()}
     measured = {name: output.folder for name, output in line.measured.items()}
-    return solve(recipe, catalogs, {name: parents[name] for name in recipe.parents()}, line.types(), measured)
+    parents = {name: line.mixes[name].folder for name in recipe.parents()}
+    return solve(recipe, catalogs, parents, line.types(), measured)
 
 
 def is_pipeline(path: Path) -> bool:

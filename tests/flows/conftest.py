@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,9 @@ from curation.ledger import write_ledger
 from curation.mix.manifest import MANIFEST, write_manifest
 from curation.schema import CATALOG, DOCUMENT, QUARANTINE, document_id
 from curation.steps import Context, StepOutput, load, step
+from flows.execute import Options, execute
 from flows.run import Recorder, Run
+from tests.mini import write_inputs, write_pipeline
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\'"&amp;\u202e\x00\x1b[31m'
 HOSTILE_SOURCE = "we\"b<img src=x onerror='alert(1)'>"
@@ -568,3 +571,13 @@ def whole_run(fabricator: Fabricator, whole: Fabricator) -> Run:
     shutil.copytree(whole.context.workspace, workspace)
     fabricator.__dict__ |= {name: value for name, value in vars(whole).items() if name != "context"}
     return Run(workspace / "runs" / whole.recorder.name, read_json(whole.recorder.folder / "run.json"))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> tuple[Path, Path]:
+    """(folder of the pipeline, workspace), run up to the mixes."""
+    folder = tmp_path_factory.mktemp("project")
+    write_inputs(folder / "inputs")
+    pipeline = write_pipeline(folder / "pipeline", folder / "inputs", training=False)
+    execute(Options(pipeline, folder / "workspace", workers=1))
+    return folder / "pipeline", folder / "workspace"

@@ -9,23 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.execute import Options, execute
-from tests.mini import write_inputs, write_pipeline
+from flows.execute import Options
+from tests.mini import write_pipeline
 
 
 def mixwright(*arguments: str | Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> tuple[Path, Path]:
-    """(folder of the pipeline, workspace), run up to the mixes."""
-    folder = tmp_path_factory.mktemp("project")
-    write_inputs(folder / "inputs")
-    pipeline = write_pipeline(folder / "pipeline", folder / "inputs", training=False)
-    execute(Options(pipeline, folder / "workspace", workers=1))
-    return folder / "pipeline", folder / "workspace"
 
 
 def test_help_imports_nothing_heavy():
