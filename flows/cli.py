@@ -116,6 +116,7 @@ def _known_errors() -> dict[str, Exit]:
         "StrictError": Exit.FAILED,
         "DamagedError": Exit.FAILED,
         "DataError": Exit.FAILED,
+        "TokenCountError": Exit.FAILED,
         "NonFiniteLossError": Exit.FAILED,
         "ProcessesError": Exit.FAILED,
         "ServerError": Exit.FAILED,
@@ -456,6 +457,7 @@ def show(
     workspace: Workspace = WORKSPACE,
     run: RunName = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=0, help="Documents to show.")] = 3,
+    source: Annotated[str | None, typer.Option(help="Show documents of this source alone.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a manifest's account and documents as the model sees them, what is in the loss coloured."""
@@ -469,8 +471,8 @@ def show(
     except RunNotFoundError:
         if run is not None:
             raise
-        recorded = None  # a folder from elsewhere: its rows alone
-    shown = read(folder, recorded, samples)
+        recorded = None  # a mix that no run has made
+    shown = read(folder, recorded, samples, source, workspace)
     _print_json(shown) if as_json else print_show(shown, out)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.padding import Padding
@@ -14,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from curation.files import read_json
+from curation.materialise import FACTS, MASK, PAIR, TOKENS, write_shard
 from curation.mix.manifest import Manifest, load_manifest
-from curation.steps import StepOutput
+from curation.mix.reasons import pool_steps
+from curation.steps import StepOutput, find
 from flows.report import human
 from flows.report.mixes import joined
 from flows.report.reading import Place, documents, final_pools, readable
@@ -29,13 +34,16 @@ EXCERPT = 900
 Shown = dict[str, Any]
 
 
-def show(folder: Path, run: Run | None = None, n: int = 3, source: str | None = None) -> Shown:
+def show(
+    folder: Path, run: Run | None = None, n: int = 3, source: str | None = None, workspace: Path | None = None
+) -> Shown:
     """The head, the account and the first `n` documents of a manifest, in the order of training.
 
-    With a run of the workspace, a document is shown as the decoded tokens of `data/<mix>`, in runs that are in the
-    loss or masked; where the mix is not materialised, as an excerpt of its text; without a run, as its row alone.
-    `source` shows the documents of one source. Raises curation.mix.manifest.ManifestError where there is none,
-    ValueError for a source that the mix does not hold.
+    A document is shown as the decoded tokens of the run's `data/<mix>`, in runs that are in the loss or masked.
+    Where the mix is not materialised, its tokens are made for this of the pools and tokenizer in the workspace
+    (the run's, unless given). Where those are gone, a document is an excerpt of its text; without a run, its row.
+    `source` shows the documents of one source. Raises curation.mix.manifest.ManifestError where there is no
+    manifest, ValueError for a source that the mix does not hold, curation.materialise.TokenCountError.
     """
     manifest = load_manifest(Path(folder))
     held = sorted({line["source"] for line in manifest.head["account"]})
@@ -43,12 +51,13 @@ def show(folder: Path, run: Run | None = None, n: int = 3, source: str | None = 
         raise ValueError(f"{folder}: the mix holds no source '{source}'; it holds {', '.join(held)}")
     rows = first_rows(manifest, n, source)
     data = materialised(run, manifest) if run else None
+    workspace = run.workspace if run else workspace
     if data is not None and run is not None:
         shown = _decoded(data, _tokenizer(run), rows)
-    elif run is not None:
-        shown = _texts(run, rows)
+    elif workspace is not None and (rendered := _rendered(workspace, manifest, rows)) is not None:
+        shown = rendered
     else:
-        shown = rows
+        shown = _texts(run, rows) if run else rows
     head = manifest.head
     keys = ("name", "kind", "hash", "recipe_hash", "seed", "tokenizer_hash", "parents", "totals", "account")
     return {**{key: head[key] for key in keys}, "folder": str(folder), "documents": shown}
@@ -74,14 +83,18 @@ def materialised(run: Run, manifest: Manifest) -> StepOutput | None:
 
 
 def _tokenizer(run: Run):
-    from tokenizers import Tokenizer
-
     output = run.step("tokenizer")
     if output is None:
         raise ValueError(
             f"{run.folder}: the run's tokenizer is no longer in the workspace; run the pipeline again"
         )
-    return Tokenizer.from_file(str(output.folder / "tokenizer" / "tokenizer.json"))
+    return _words(output)
+
+
+def _words(tokenizer: StepOutput):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tokenizer.folder / "tokenizer" / "tokenizer.json"))
 
 
 def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,24 +102,61 @@ def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]]) -> list[di
     index = pq.read_table(data.folder / "index.parquet")
     tokens = np.memmap(data.folder / "tokens.bin", np.dtype(about["dtype"]).newbyteorder("<"), "r")
     mask = np.memmap(data.folder / "mask.bin", np.uint8, "r")
-    shown = []
-    for row in rows:
-        line = index.slice(row["at"], 1).to_pylist()[0]  # the index is in the order of the manifest's rows
-        views = {"text": (line["start"], line["length"])}
-        if line.get("rejected_length"):
-            views = {"chosen": views["text"], "rejected": (line["rejected_start"], line["rejected_length"])}
-        margin = {} if line.get("margin") is None else {"margin": line["margin"]}
-        shown.append(
-            {
-                **row,
-                **margin,
-                "views": {
-                    name: _runs(tokenizer, tokens[start : start + length], mask[start : start + length])
-                    for name, (start, length) in views.items()
-                },
-            }
-        )
-    return shown
+    # The index is in the order of the manifest's rows.
+    return [_viewed(tokenizer, row, index.slice(row["at"], 1).to_pylist()[0], tokens, mask) for row in rows]
+
+
+def _viewed(
+    tokenizer: Any, row: dict[str, Any], line: dict[str, Any], tokens: np.ndarray, mask: np.ndarray
+) -> dict[str, Any]:
+    """A row with its tokens decoded. `line`: where they are, as in the index of token data."""
+    views = {"text": (line["start"], line["length"])}
+    if line.get("rejected_length"):
+        views = {"chosen": views["text"], "rejected": (line["rejected_start"], line["rejected_length"])}
+    margin = {} if line.get("margin") is None else {"margin": line["margin"]}
+    runs = {
+        name: _runs(tokenizer, tokens[start : start + length], mask[start : start + length])
+        for name, (start, length) in views.items()
+    }
+    return {**row, **margin, "views": runs}
+
+
+def _rendered(workspace: Path, manifest: Manifest, rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Documents as their token data will be, made for this in a folder of its own. None where the tokenizer or a
+    pool that the manifest was made of is not in the workspace."""
+    tokenizer = find(workspace, "tokenizer", str(manifest.head["tokenizer_hash"]))
+    pools = {source: _pool(workspace, manifest, source) for source in {row["source"] for row in rows}}
+    if tokenizer is None or None in pools.values():
+        return None
+    ends = np.cumsum([row["tokens"] for row in rows], dtype=np.int64)
+    placed = [{**row, "place": n, "start": int(ends[n]) - row["tokens"]} for n, row in enumerate(rows)]
+    placed.sort(key=lambda row: (_place(row), row["transform"]))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / FACTS).mkdir()
+        for name, size in ((TOKENS, 4), (MASK, 1)):
+            (folder / name).write_bytes(bytes(size * int(ends[-1] if rows else 0)))
+        facts: dict[int, dict[str, Any]] = {}
+        for (source, shard), own in itertools.groupby(placed, key=lambda row: (row["source"], row["shard"])):
+            path, part = pools[source].folder / "shards" / f"{shard}.parquet", pa.Table.from_pylist(list(own))
+            write_shard(folder, "shown", str(path), str(tokenizer.folder), "uint32", part)
+            facts |= {fact["place"]: fact for fact in pq.read_table(folder / FACTS / "shown.parquet").to_pylist()}
+        tokens, mask = np.fromfile(folder / TOKENS, "<u4"), np.fromfile(folder / MASK, np.uint8)
+    words = _words(tokenizer)
+    lines = [_index_line(row, facts[row["place"]]) for row in sorted(placed, key=lambda row: row["place"])]
+    return [_viewed(words, row, line, tokens, mask) for row, line in zip(rows, lines, strict=True)]
+
+
+def _pool(workspace: Path, manifest: Manifest, source: str) -> StepOutput | None:
+    found = (find(workspace, name, manifest.head["pools"][source]) for name in pool_steps(source))
+    return next((output for output in found if output is not None), None)
+
+
+def _index_line(row: dict[str, Any], fact: dict[str, Any]) -> dict[str, Any]:
+    """What the index of token data would say of a row."""
+    length = fact["first"] if row["transform"].partition(" ")[0] == PAIR else row["tokens"]
+    rejected = {"rejected_start": row["start"] + length, "rejected_length": row["tokens"] - length}
+    return {"start": row["start"], "length": length, "margin": fact["margin"], **rejected}
 
 
 def _runs(tokenizer, tokens: np.ndarray, mask: np.ndarray) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from curation.steps import StepOutput, find
 
 NEW_DATA, GONE = "new data", "no longer in the data"
 RECIPE, POOL = "recipe", "the draw moved with the pools"
-POOLS = ("trim", "edit", "synthesise", "ingest")  # the stations that write a pool
+POOLS = ("trim", "trim-lines", "edit", "ingest")  # the stations that write a pool
+HELD_NOW, HELD_NO_MORE = "now held out", "no longer held out"
 KEPT_NOW, DROPPED_NOW = "no longer dropped by", "now dropped by"
 
 
@@ -33,8 +34,9 @@ class _History:
     catalog: StepOutput
     ledgers: list[StepOutput]
 
-    def ids_of_catalog(self) -> pl.Series:
-        return pl.from_arrow(pq.read_table(self.catalog.folder / "catalog.parquet", columns=["id"]))["id"]
+    def catalogued(self) -> pl.DataFrame:
+        """id and holdout of what the stations left."""
+        return pl.from_arrow(pq.read_table(self.catalog.folder / "catalog.parquet", columns=["id", "holdout"]))
 
     def ids_of_pool(self) -> pl.Series:
         tables = [pq.read_table(path, columns=["id"]) for path in self.pool.shards()]
@@ -57,9 +59,9 @@ def with_reasons(workspace: Path, before: Manifest, after: Manifest, changes: Di
     """`changes.documents` with a column `reason`.
 
     "new data" and "no longer in the data" look at the pools; "now dropped by STAGE: RULE" and its opposite at the
-    ledgers. A document that could have been taken both times owes its change to the recipe if that differs, else
-    to other documents: a share of a larger pool draws others. Raises HistoryError where the workspace does not
-    hold the steps.
+    ledgers; "now held out" and its opposite at the catalogs. A document that could have been taken both times owes
+    its change to the recipe if that differs, else to other documents: a share of a larger pool draws others.
+    Raises HistoryError where the workspace does not hold the steps.
     """
     otherwise = POOL if before.head["recipe_hash"] == after.head["recipe_hash"] else RECIPE
     documents = pl.from_arrow(changes.documents).with_columns(reason=pl.lit(otherwise))
@@ -78,9 +80,12 @@ def _explain(
     """The reasons of one source whose catalog is another one than before."""
     old, new = (_history(workspace, manifest, source) for manifest in (before, after))
     reasons = np.full(len(rows), otherwise, object)
-    for change, other, gone, verb in (("came", old, NEW_DATA, KEPT_NOW), ("went", new, GONE, DROPPED_NOW)):
-        ids = rows["id"]
-        absent = ((rows["change"] == change) & ~ids.is_in(other.ids_of_catalog().implode())).to_numpy()
+    came, went = ("came", old, NEW_DATA, KEPT_NOW, HELD_NO_MORE), ("went", new, GONE, DROPPED_NOW, HELD_NOW)
+    for change, other, gone, verb, held in (came, went):
+        ids, changed, catalogued = rows["id"], rows["change"] == change, other.catalogued()
+        held_out = catalogued.filter("holdout")["id"]
+        reasons[(changed & ids.is_in(held_out.implode())).to_numpy()] = held
+        absent = (changed & ~ids.is_in(catalogued["id"].implode())).to_numpy()
         if not absent.any():
             continue
         reasons[absent & ~ids.is_in(other.ids_of_pool().implode()).to_numpy()] = gone
@@ -105,4 +110,9 @@ def _history(workspace: Path, manifest: Manifest, source: str) -> _History:
     inputs = catalog.record["inputs"]
     stations = {role.removeprefix("ledger/"): content for role, content in inputs.items() if "ledger/" in role}
     ledgers = [step(content, name) for name, content in stations.items() if name.partition("/")[2] in ("", source)]
-    return _History(step(inputs["pool"], *(f"{station}/{source}" for station in POOLS)), catalog, ledgers)
+    return _History(step(inputs["pool"], *pool_steps(source)), catalog, ledgers)
+
+
+def pool_steps(source: str) -> list[str]:
+    """The names that the step of a source's pool may have, the last station's first."""
+    return [f"{station}/{source}" for station in POOLS]

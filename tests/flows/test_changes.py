@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
-from curation.mix.reasons import DROPPED_NOW, GONE, NEW_DATA, RECIPE, HistoryError
+from curation.mix.reasons import DROPPED_NOW, GONE, HELD_NO_MORE, HELD_NOW, NEW_DATA, RECIPE, HistoryError
 from flows.changes import compare
 from flows.execute import Options, execute
 from flows.run import Run
@@ -19,7 +20,8 @@ NEW = "A page that was not there the night before. " * 20
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory) -> dict[str, Run]:
-    """Runs of one workspace: first; more (a file more, another gone); rules (a stricter profile); small budget."""
+    """Runs of one workspace: first; more (a file more, another gone); seed (holds out others); rules (a stricter
+    profile); small budget; twice (every document)."""
     folder = tmp_path_factory.mktemp("nights")
     inputs = folder / "inputs"
     write_inputs(inputs)
@@ -38,6 +40,8 @@ def nights(tmp_path_factory) -> dict[str, Run]:
     (folder / "pipeline" / "strict.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
     runs["rules"] = night("sources.0.profile=strict.yaml")
     runs["small"] = night("mixes.pretrain.set.budget=9K")
+    runs["twice"] = night('mixes.pretrain.set={budget: 10M, "lines.0.max_repeats": 2}')
+    runs["seed"] = night("seed=2")
     return runs
 
 
@@ -72,6 +76,28 @@ def test_a_smaller_budget_is_the_recipe(nights):
     assert found.documents
     assert {row["reason"] for row in found.documents} == {RECIPE}
     assert {row["change"] for row in found.documents} == {"went"}  # a small budget is a part of a large one
+
+
+def test_more_copies_are_the_recipe(nights):
+    found = changes(nights, "more", "twice")
+    assert {(row["change"], row["reason"], row["copies_after"]) for row in found.documents} == {
+        ("copies", RECIPE, 2)
+    }
+    for line in found.counts:
+        assert (line["source"], "copies", RECIPE, line["copies"]) in found.reasons()
+
+
+def test_other_documents_held_out(nights):
+    found = changes(nights, "more", "seed")
+    held = {
+        name: set(pl.read_parquet(folder / "catalog.parquet").filter("holdout")["id"])
+        for name in ("more", "seed")
+        for folder in [nights[name].step("catalog/topics").folder]
+    }
+    reasons = {row["id"]: row["reason"] for row in found.documents if row["source"] == "topics"}
+    assert {one for one, reason in reasons.items() if reason == HELD_NOW} == held["seed"] - held["more"]
+    assert {one for one, reason in reasons.items() if reason == HELD_NO_MORE} == held["more"] - held["seed"]
+    assert held["seed"] != held["more"]
 
 
 def test_history_that_is_gone_is_an_error_unless_no_reasons_are_asked_for(nights, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from curation.mix.manifest import ManifestError
-from flows.run import Run
+from flows.run import Run, load_run
 from flows.show import print_show, show
 
 
@@ -79,3 +79,19 @@ def test_what_is_shown_is_json_and_prints_no_control_code(whole_run, fabricator)
 def test_no_manifest_is_an_error(tmp_path):
     with pytest.raises(ManifestError):
         show(tmp_path)
+
+
+@pytest.mark.parametrize("mix", ["pretrain", "instruction", "preference"])
+def test_before_token_data_is_written_a_document_is_shown_as_it_will_be(mix, project):
+    """`data/<mix>` was written by the run itself; without it the same tokens are shown, masked the same."""
+    run = load_run(project[1])
+    folder = run.step(f"mix/{mix}").folder
+    written = show(folder, run, n=5)["documents"]
+    steps = [entry for entry in run.data["steps"] if not entry["name"].startswith("data/")]
+    assert all(
+        set(one["views"]) == ({"text"} if mix != "preference" else {"chosen", "rejected"}) for one in written
+    )
+    assert show(folder, Run(run.folder, {**run.data, "steps": steps}), n=5)["documents"] == written
+    assert show(folder, None, n=5, workspace=project[1])["documents"] == written
+    assert "views" not in show(folder, None, n=1)["documents"][0]
+    assert show(folder, None, n=0, workspace=project[1])["documents"] == []
