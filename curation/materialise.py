@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments
-from curation.encoder import Encoded, load_encoder
+from curation.encoder import Encoded, Encoder, load_encoder
 from curation.files import remove, sync, write_parquet
 from curation.mix.manifest import Manifest, require_verified
 from curation.preference.margin import margin_of, margins
@@ -67,13 +67,13 @@ def materialise(
     """
     mix = require_verified(manifest.folder)
     sources = sorted(mix.head["pools"])
-    _require_same_inputs(mix, pools, tokenizer)
+    require_same_inputs(mix, pools, tokenizer)
     inputs = {"manifest": mix.hash, "tokenizer": tokenizer.content}
     inputs |= {f"pool/{source}": pools[source].content for source in sources}
 
     def work(build: Build) -> None:
         rows = mix.rows()
-        paired = _paired(rows, mix.folder)
+        paired = are_pairs(rows, mix.folder)
         lengths = rows["tokens"].to_numpy().astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         encoder = load_encoder(tokenizer)
@@ -82,7 +82,7 @@ def materialise(
         facts = build.scratch(FACTS)
         units = {
             key: (str(path), str(tokenizer.folder), dtype, part)
-            for key, path, part in _by_shard(rows, starts[:-1], pools)
+            for key, path, part in by_shard(rows, starts[:-1], pools)
         }
         results = build.map(write_shard, units, "threads").values()
         index = _index(rows, starts[:-1], [facts / f"{key}.parquet" for key in units], paired)
@@ -117,8 +117,31 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
     encoder = load_encoder(Path(tokenizer))
     tokens = _open(folder / TOKENS, dtype)
     mask = _open(folder / MASK, "uint8")
-    wanted = part["row"].to_numpy()
     facts, in_loss = [], 0
+    for rows, documents, rendered, encoded in rendered_rows(shard, encoder, part):
+        for number, start in enumerate(rows["start"].to_pylist()):
+            first, last = encoded.starts[number], encoded.starts[number + 1]
+            tokens[start : start + last - first] = encoded.ids[first:last]
+            mask[start : start + last - first] = encoded.mask[first:last]
+        in_loss += int(encoded.mask.sum(dtype=np.int64))
+        margin = margin_of(rows["transform"][0].as_py())
+        known = pa.nulls(len(documents), pa.float32()) if margin is None else margins(documents, margin)
+        facts.append(_facts(rows["place"], rendered, encoded).append_column("margin", known))
+    tokens.flush()
+    mask.flush()
+    write_parquet(folder / FACTS / f"{key}.parquet", pa.concat_tables(facts))
+    return {"in_loss": in_loss}
+
+
+def rendered_rows(
+    shard: str, encoder: Encoder, part: pa.Table
+) -> Iterator[tuple[pa.Table, pa.Table, Segments, Encoded]]:
+    """The documents of one shard that `part` names, as the model sees them: (rows of `part`, all of one transform;
+    the documents; rendered; encoded), some at a time.
+
+    `part`: columns id, row (rising), tokens, transform. Raises TokenCountError for a row that has other tokens.
+    """
+    wanted = part["row"].to_numpy()
     for numbers, table in batches(Path(shard), [*DOCUMENT_COLUMNS, "metadata"], np.unique(wanted)):
         here = part.slice(*_span(wanted, numbers[0], numbers[-1]))
         for transform in sorted(here["transform"].unique().to_pylist()):
@@ -130,21 +153,11 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
                 encoded = encoded.first(rows["tokens"].to_numpy())
                 rendered = replace(rendered, contents=encoder.decode(encoded))
             _require_counts(rows, documents, encoded, shard)
-            for number, start in enumerate(rows["start"].to_pylist()):
-                first, last = encoded.starts[number], encoded.starts[number + 1]
-                tokens[start : start + last - first] = encoded.ids[first:last]
-                mask[start : start + last - first] = encoded.mask[first:last]
-            in_loss += int(encoded.mask.sum(dtype=np.int64))
-            margin = margin_of(transform)
-            known = pa.nulls(len(documents), pa.float32()) if margin is None else margins(documents, margin)
-            facts.append(_facts(rows["place"], rendered, encoded).append_column("margin", known))
-    tokens.flush()
-    mask.flush()
-    write_parquet(folder / FACTS / f"{key}.parquet", pa.concat_tables(facts))
-    return {"in_loss": in_loss}
+            yield rows, documents, rendered, encoded
 
 
-def _require_same_inputs(mix: Manifest, pools: dict[str, StepOutput], tokenizer: StepOutput) -> None:
+def require_same_inputs(mix: Manifest, pools: dict[str, StepOutput], tokenizer: StepOutput) -> None:
+    """Raises ValueError for a pool or a tokenizer that the manifest was not made from."""
     for source, content in sorted(mix.head["pools"].items()):
         if source not in pools:
             raise ValueError(f"{mix.folder}: holds documents of '{source}'; no such pool among {sorted(pools)}")
@@ -160,7 +173,8 @@ def _require_same_inputs(mix: Manifest, pools: dict[str, StepOutput], tokenizer:
         )
 
 
-def _paired(rows: pa.Table, folder: Path) -> bool:
+def are_pairs(rows: pa.Table, folder: Path) -> bool:
+    """Whether the rows of a manifest are pairs. Raises ValueError for pairs beside others."""
     transforms = set(rows["transform"].unique().to_pylist())
     others = {name for name in transforms if name.partition(" ")[0] != PAIR}
     if others and others != transforms:
@@ -184,7 +198,7 @@ def _open(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r+")
 
 
-def _by_shard(
+def by_shard(
     rows: pa.Table, starts: np.ndarray, pools: dict[str, StepOutput]
 ) -> Iterator[tuple[str, Path, pa.Table]]:
     """For each shard that the manifest draws from: (key, path, its rows in rising order), sorted."""

@@ -116,6 +116,7 @@ def _known_errors() -> dict[str, Exit]:
         "StrictError": Exit.FAILED,
         "DamagedError": Exit.FAILED,
         "DataError": Exit.FAILED,
+        "ExportError": Exit.FAILED,
         "TokenCountError": Exit.FAILED,
         "NonFiniteLossError": Exit.FAILED,
         "ProcessesError": Exit.FAILED,
@@ -513,16 +514,53 @@ def pairs(
 
 @app.command()
 def export(
-    stage: Annotated[str, typer.Argument(help="A training stage of the run.")],
+    name: Annotated[str, typer.Argument(help="A training stage of the run; with --as, a mix.")],
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    form: Annotated[
+        Literal["olmo-core", "parquet", "jsonl"] | None,
+        typer.Option("--as", help="Export the mix: raw tokens for OLMo-core, or rendered text."),
+    ] = None,
+    part_size: Annotated[str, typer.Option(help="Of the files of a mix, cut between documents.")] = "256MiB",
     workspace: Workspace = WORKSPACE,
     run: RunName = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Copy a trained model out of the workspace; its card tells what it is made of and its held-out figures."""
-    from flows.export import export_model
+    """Take a trained model out of the workspace, with its card; or a mix, in files that other trainers read.
+
+    A mix comes in the global order, each copy written out, with counts and hashes in export.json. A killed export
+    goes on where it was. Rendered text is read by datasets.load_dataset(FOLDER).
+
+    Examples:
+
+    mixwright export sft my-model
+
+    mixwright export pretrain tokens --as olmo-core --part-size 1GiB
+    """
     from flows.run import load_run
 
-    out.print(_escape(export_model(load_run(workspace, run), stage, folder)))
+    found = load_run(workspace, run)
+    if form is None:
+        from flows.export import export_model
+
+        done = export_model(found, name, folder)
+        _print_json({"folder": str(done)}) if as_json else out.print(_escape(done))
+        return
+    from curation.config import parse_bytes
+    from curation.executor import LocalExecutor
+    from flows.export_mix import export_data
+
+    try:
+        part_bytes = parse_bytes(part_size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--part-size") from None
+    with LocalExecutor(workers) as executor:
+        record = export_data(found, name, form, folder, part_bytes, executor)
+    if as_json:
+        _print_json(record)
+    else:
+        counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in record["counts"].items())
+        out.print(f"{_escape(folder)}: {record['parts']} parts; {counts}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.keys import occurrence_key
+from curation.order import boundaries, occurrences
 from training.config import TrainConfig
 from training.data import Data, DataError
 
@@ -62,7 +63,7 @@ def make_plan(data: Data, config: TrainConfig) -> Plan:
     units = _fragments(data, config) if config.method == "causal" else _pairs(data, config)
     if not units.in_loss.any():
         raise DataError(f"{data.folder}: not one token is in the loss; check the transform of the mix")
-    steps = cut_into_steps(units.tokens, config.batch_tokens)
+    steps = boundaries(units.tokens, config.batch_tokens)
     if config.max_steps is not None:
         steps = steps[: config.max_steps + 1]
     in_loss = np.add.reduceat(units.in_loss, steps[:-1]) if len(units.row) else np.zeros(0, np.int64)
@@ -76,27 +77,6 @@ def make_plan(data: Data, config: TrainConfig) -> Plan:
             f"raise batch_tokens above {config.batch_tokens} or keep such documents out of the mix"
         )
     return Plan(**{**vars(units), "steps": steps})
-
-
-def occurrences(data: Data, epochs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every time a document is fed: (row, epoch, key), unsorted.
-
-    Each epoch goes on counting copies, so that it has an order of its own.
-    """
-    times = data.copies * epochs
-    row = np.repeat(np.arange(data.rows), times)
-    copy = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
-    return row, copy // data.copies[row], occurrence_key(data.order[row], copy)
-
-
-def cut_into_steps(tokens: np.ndarray, budget: int) -> np.ndarray:
-    """Boundaries of steps over units in order: each step takes units while they fit the budget, at least one."""
-    ends = np.cumsum(tokens)
-    boundaries = [0]
-    while boundaries[-1] < len(tokens):
-        fed = ends[boundaries[-1] - 1] if boundaries[-1] else 0
-        boundaries.append(max(boundaries[-1] + 1, int(np.searchsorted(ends, fed + budget, "right"))))
-    return np.array(boundaries, np.int64)
 
 
 def best_fit_decreasing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
@@ -136,7 +116,7 @@ def _fragments(data: Data, config: TrainConfig) -> Plan:
     `over_length` cut or drop, a document is one fragment of its first tokens or none; one that keeps no token in
     the loss that it had is left out.
     """
-    row, epoch, key = occurrences(data, config.epochs)
+    row, epoch, key = occurrences(data.order, data.copies, config.epochs)
     over = row[data.length[row] > config.sequence_length]
     prompts = _last_turns(data) if config.loss_on == "last" else np.zeros(data.rows, np.int64)
     kept, lengths = _within(data, config, prompts)
@@ -201,7 +181,7 @@ def _pairs(data: Data, config: TrainConfig) -> Plan:
     A pair of which one side keeps no token in the loss cannot be compared: it is left out, and its tokens count
     as truncated.
     """
-    row, epoch, key = occurrences(data, config.epochs)
+    row, epoch, key = occurrences(data.order, data.copies, config.epochs)
     row = row[np.lexsort((row, key, epoch))]
     length = np.minimum(data.length, config.sequence_length)
     other = np.minimum(data.rejected_length, config.sequence_length)

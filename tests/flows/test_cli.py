@@ -55,6 +55,29 @@ def test_plan_before_curation_says_what_to_run(project, tmp_path):
     assert "--until" in done.stderr
 
 
+def test_a_mix_is_exported_once(project, tmp_path):
+    """The count of the manifest, of the tokens on disk and of the rows on disk is one."""
+    shown = json.loads(mixwright("show", "pretrain", "-w", project[1], "--json", "-n", 0).stdout)["totals"]
+    raw = ("export", "pretrain", tmp_path / "raw", "--as", "olmo-core", "--part-size", "4KiB", "-w", project[1])
+    record = json.loads(mixwright(*raw, "--json").stdout)
+    assert record["counts"]["tokens"] == shown["tokens"]
+    files = sorted((tmp_path / "raw").glob("part-*.npy"))
+    whole = sum(path.stat().st_size for path in files) // 2
+    assert (len(files), whole) == (record["parts"], shown["tokens"] + record["counts"]["added_end_of_text"])
+    written = [path.stat().st_mtime_ns for path in files]
+    again = mixwright(*raw)
+    assert again.returncode == 0, again.stderr
+    assert [path.stat().st_mtime_ns for path in files] == written
+    text = ("export", "pretrain", tmp_path / "text", "--as", "jsonl", "-w", project[1])
+    assert mixwright(*text).returncode == 0
+    lines = (tmp_path / "text" / "data" / "train-00000-of-00001.jsonl").read_text("utf-8").split("\n")[:-1]
+    assert len(lines) == shown["occurrences"]
+    assert sum(json.loads(line)["tokens"] for line in lines) == shown["tokens"]
+    none = mixwright("export", "nosuch", tmp_path / "none", "--as", "parquet", "-w", project[1])
+    assert none.returncode == 4
+    assert "pretrain" in none.stderr
+
+
 def test_plan_and_mix_agree(project):
     planned = json.loads(mixwright("plan", project[0] / "pretrain.yaml", "-w", project[1], "--json").stdout)
     assert planned["problems"] == []

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.order import boundaries
 from training.batch import batch_of_units
 from training.config import TrainConfig
 from training.data import DataError, open_data
 from training.model import device
-from training.plan import best_fit_decreasing, cut_into_steps, make_plan
+from training.plan import best_fit_decreasing, make_plan
 from training.trace import Trace, count_tokens, token_account
 
 from .conftest import Row, chat, pair, sentences, text, write_data
@@ -34,7 +35,7 @@ def test_bins_hold_every_item_once(sizes, capacity):
 
 @given(SIZES, st.integers(1, 1000))
 def test_steps_fill_the_budget_in_order(sizes, budget):
-    steps = cut_into_steps(np.array(sizes), budget)
+    steps = boundaries(np.array(sizes), budget)
     assert steps[0] == 0
     assert steps[-1] == len(sizes)
     for first, last in itertools.pairwise(steps):
