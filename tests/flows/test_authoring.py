@@ -82,6 +82,18 @@ def test_long_context_takes_long_documents_and_a_mix_again(project, tmp_path):
     assert (replay.mix, replay.share) == ("pretrain", 0.661)
 
 
+def test_a_mix_again_leaves_a_third(tmp_path):
+    path, pool = tmp_path / "long.yaml", OLMO3 / "600b-pool.csv"
+    new("long-context", "--pool", pool, "-o", path)
+    counted = pl.read_csv(pool, comment_prefix="#").filter(~pl.col("source").str.starts_with("mix:"))
+    tokens = dict(counted.group_by("source").agg(pl.col("tokens").sum()).iter_rows())
+    _, *others, replay = load_recipe(path).lines
+    assert (replay.mix, replay.share) == ("midtrain-100b", 0.661)
+    for line in others:
+        assert line.share == pytest.approx(0.339 * tokens[line.source[0]] / sum(tokens.values()), rel=1e-3)
+    assert plan_pools(path, [], pool).problems == []
+
+
 def test_a_file_that_is_there_stays(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("mine", encoding="utf-8")

@@ -20,8 +20,8 @@ NEW = "A page that was not there the night before. " * 20
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory) -> dict[str, Run]:
-    """Runs of one workspace: first; more (a file more, another gone); seed (holds out others); rules (a stricter
-    profile); small budget; twice (every document)."""
+    """Runs of one workspace: first; more (a file more, another gone); seed (holds out others, of a pool
+    without repeated lines); rules (a stricter profile); small budget; twice (every document)."""
     folder = tmp_path_factory.mktemp("nights")
     inputs = folder / "inputs"
     write_inputs(inputs)
@@ -41,7 +41,7 @@ def nights(tmp_path_factory) -> dict[str, Run]:
     runs["rules"] = night("sources.0.profile=strict.yaml")
     runs["small"] = night("mixes.pretrain.set.budget=9K")
     runs["twice"] = night('mixes.pretrain.set={budget: 10M, "lines.0.max_repeats": 2}')
-    runs["seed"] = night("seed=2")
+    runs["seed"] = night("seed=2", "dedup.lines={repeats: 30, sources: [topics]}")
     return runs
 
 
@@ -88,6 +88,7 @@ def test_more_copies_are_the_recipe(nights):
 
 
 def test_other_documents_held_out(nights):
+    assert nights["seed"].step("trim-lines/topics")
     found = changes(nights, "more", "seed")
     held = {
         name: set(pl.read_parquet(folder / "catalog.parquet").filter("holdout")["id"])
