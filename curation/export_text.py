@@ -61,7 +61,8 @@ class RenderedText(Form):
 
     def prepare(self, folder: Path, scratch: Path, executor: Executor) -> None:
         part_of = np.repeat(np.arange(self.parts), np.diff(self.cuts))
-        wanted = np.unique(np.stack([self.row, part_of], 1), axis=0)  # (row, part), sorted by row
+        once = np.unique(self.row * self.parts + part_of)  # copies that lie in one part need it once
+        wanted = np.stack(np.divmod(once, self.parts), 1)  # (row, part), sorted by row
         done = scratch / "shards"
         units = [
             (scratch, key, str(path), str(self.tokenizer.folder), rows, wanted, self.fields)

@@ -21,6 +21,7 @@ from curation.export_text import rendered_text, texts
 from curation.export_tokens import olmo_core
 from curation.files import file_hash, read_json
 from curation.materialise import materialise
+from curation.preference.margin import Margin
 from curation.transforms.render import render
 from training.config import TrainConfig
 from training.data import open_data
@@ -207,6 +208,14 @@ def test_pairs_are_prompt_chosen_and_rejected(tmp_path, stations, tokenizer, mix
         assert given[row["prompt"][0]["content"]] == (row["chosen"][0]["content"], row["rejected"][0]["content"])
     with pytest.raises(ValueError, match="no form for pairs; export them as parquet or jsonl"):
         olmo_core(manifest, data, tokenizer, 1 << 20)
+
+
+def test_margins_go_along(tmp_path, stations, tokenizer, mixed):
+    manifest, _ = mixed(lambda rows: rows, pairs=Margin(field="rating", scale=0.5).name)
+    made = rendered_text(manifest, stations.pools, tokenizer, "parquet", 1 << 20)
+    rows = read_rows(tmp_path / "out", export_mix(made, tmp_path / "out", stations.ctx.executor))
+    found = {row["prompt"][0]["content"]: row["margin"] for row in rows}
+    assert found == {f"question {n + 1}": n / 2 for n in range(4)}
 
 
 def test_rearranged_text_spells_its_tokens(stations, tokenizer, prose):
