@@ -43,6 +43,7 @@ MAX_REPEATS = {"pretrain": 4, "midtrain": 4, "long-context": 2, "instruction": 2
 REPLAY = Fraction(661, 1000)  # of Longmino's 50B mix (Olmo 3 report, table 11)
 LONG = ("8K-16K", "4K-8K", "2K-4K", "1K-2K")  # documents at least so long, if they hold a tenth of the tokens
 DIGITS = 4  # of a share
+TRIES = 8  # budgets, each lower than the one before
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,25 @@ def author(kind: Kind, pools: Pools, name: str) -> tuple[str, Plan]:
     if kind == "long-context" and pools.replay and pools.replay[0] != name and pools.replay[1]:
         parts.append(Part(pools.replay[0], 0, pools.replay[1]))
     taken = {part.name for part in parts if part.offer}
-    text = "\n".join(_text(kind, name, pools, parts, [one for one in pools.offers if one.name not in taken]))
-    planned = pools.plan(Recipe.model_validate(yaml.safe_load(text)))
-    if planned.problems:
-        raise RecipeError(f"{pools.told}: {planned.problems[0]}")
-    return text, planned
+    others = [one for one in pools.offers if one.name not in taken]
+    shares = _shares(parts)
+    most = min(part.tokens / share for part, share in zip(parts, shares, strict=True))
+    for _ in range(TRIES):
+        text = "\n".join(_text(kind, name, pools, list(zip(parts, shares, strict=True)), others, most))
+        planned = pools.plan(Recipe.model_validate(yaml.safe_load(text)))
+        if not planned.problems:
+            return text, planned
+        most = _lower(planned, shares, most)
+    raise RecipeError(f"{pools.told}: {planned.problems[0]}")
+
+
+def _lower(planned: Plan, shares: Sequence[Fraction], most: Fraction) -> Fraction:
+    """A budget below one that cannot be met: a mix gives no rows that other lines take, as only plans tell.
+    A smaller budget takes fewer of them, so that it need not go below half.
+    """
+    short = [one for one in planned.problems if one.line is not None]
+    met = (one.available_tokens / shares[int(one.line.split(".")[1])] for one in short)
+    return max(min(met, default=Fraction(0)), most / 2)
 
 
 def _parts(kind: Kind, pools: Pools, offers: Sequence[Offer]) -> list[Part]:
@@ -186,18 +201,23 @@ def _percent(share: Fraction) -> str:
     return f"{format(written.normalize(), 'f')}%"
 
 
-def _budget(parts: Sequence[Part], shares: Sequence[Fraction]) -> str:
-    """The largest budget, in three digits, that takes no pool more than once."""
-    most = min(math.floor(part.tokens / share) for part, share in zip(parts, shares, strict=True))
-    digits = max(len(str(most)) - 3, 0)
-    number = most // 10**digits * 10**digits
+def _budget(most: Fraction) -> str:
+    """In three digits, rounded down."""
+    whole = max(math.floor(most), 1)
+    digits = max(len(str(whole)) - 3, 0)
+    number = whole // 10**digits * 10**digits
     unit = max((unit for unit in UNITS if number >= UNITS[unit]), key=UNITS.__getitem__)
     return f"{format((Decimal(number) / UNITS[unit]).normalize(), 'f')}{unit}"
 
 
-def _text(kind: Kind, name: str, pools: Pools, parts: Sequence[Part], others: Sequence[Offer]) -> Iterator[str]:
-    shares = _shares(parts)
-    sources = [part for part in parts if part.offer]
+def _text(
+    kind: Kind,
+    name: str,
+    pools: Pools,
+    parts: Sequence[tuple[Part, Fraction]],
+    others: Sequence[Offer],
+    most: Fraction,
+) -> Iterator[str]:
     yield f"# {ABOUT[kind]}"
     yield f"# Written by mixwright new {kind} from the pools of {_comment(pools.told)}; yours to change."
     yield "# `mixwright plan RECIPE.yaml --watch` shows its account after each save."
@@ -206,8 +226,8 @@ def _text(kind: Kind, name: str, pools: Pools, parts: Sequence[Part], others: Se
     if pools.pipeline is not None:
         yield f"pipeline: {_scalar(pools.pipeline)}"
     yield "seed: 1"
-    there = human(sum(part.tokens for part in sources))
-    yield f"budget: {_budget(parts, shares)} # tokens; its sources hold {there}, and this takes none of them twice"
+    there = human(sum(part.tokens for part, _ in parts if part.offer))
+    yield f"budget: {_budget(most)} # tokens; its sources hold {there}, and this takes none of them twice"
     if kind in SEQUENCE:
         yield f"sequence_length: {SEQUENCE[kind]} # of training: documents are counted in pieces of it"
     yield "# on_shortage: take_all # where a pool does not hold what its line asks for"
@@ -215,7 +235,7 @@ def _text(kind: Kind, name: str, pools: Pools, parts: Sequence[Part], others: Se
         yield "# pairs: {per_prompt: 4, max_length_difference: 400}"
     yield ""
     yield "lines:"
-    for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+    for number, (part, share) in enumerate(parts):
         yield from _line(kind, part, share, number == 0 and len(parts) > 1)
     if others:
         yield "# not taken, since they are of another kind, are held out or hold nothing that fits:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -92,6 +93,17 @@ def test_a_mix_again_leaves_a_third(tmp_path):
     for line in others:
         assert line.share == pytest.approx(0.339 * tokens[line.source[0]] / sum(tokens.values()), rel=1e-3)
     assert plan_pools(path, [], pool).problems == []
+
+
+def test_a_mix_that_gives_less_than_it_holds_lowers_the_budget():
+    """Of the rows of a mix those that other lines take are not to be had: only a plan tells how many are left."""
+    pools = of_statistics(OLMO3 / "600b-pool.csv")
+    _, planned = author("long-context", pools, "long")
+    held = pools.replay[1]
+    text, lowered = author("long-context", replace(pools, replay=(pools.replay[0], 3 * held)), "long")
+    assert lowered.problems == []
+    assert yaml.safe_load(text)["budget"] == "151B"
+    assert lowered.totals == planned.totals
 
 
 def test_a_file_that_is_there_stays(tmp_path):
