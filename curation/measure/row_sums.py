@@ -66,7 +66,6 @@ def _compiled(lanes: int):
     """`add_rows` for rows of `lanes` columns, or of a multiple of LANES where they are LANES."""
     add_eight, add_one = _adder(lanes, 8), _adder(lanes, 1)
 
-    @njit(nogil=True)
     def add(sums, rows, found, known):
         width, n = rows.shape[1], np.int64(0)
         while n + 8 <= known:
@@ -78,7 +77,9 @@ def _compiled(lanes: int):
                 add_one(sums, column, rows, found, n)
             n += 1
 
-    return add
+    # Compiled code, also what other processes have left in the cache, is linked by name: names must not be alike.
+    add.__name__ = add.__qualname__ = f"add_rows_of_{lanes}"
+    return njit(nogil=True)(add)
 
 
 _add_1, _add_2, _add_4, _add_8, _add_wide = (_compiled(lanes) for lanes in (1, 2, 4, 8, LANES))
