@@ -1,5 +1,5 @@
 # make demo   set up, then run the demo pipeline; SIZE=tiny for a quick one
-# make test   set up, then run the fast tests; make test-slow runs the slow ones
+# make test   set up, then run the fast tests; make test-slow the slow ones, make test-clusters the clusters
 PYTHON ?= python3
 VENV ?= .venv
 SIZE ?= full
@@ -9,7 +9,7 @@ READY = $(VENV)/.ready
 DEMO_full = manifests/demo/pipeline.yaml
 DEMO_tiny = manifests/demo/tiny.yaml
 
-.PHONY: setup demo real test test-slow lint benchmark benchmark-peers parity parity-trainers clean
+.PHONY: setup demo real test test-slow test-clusters lint benchmark benchmark-peers parity parity-trainers clean
 
 setup: $(READY)
 
@@ -28,10 +28,14 @@ real: setup
 	$(BIN)/mixwright run manifests/real/pipeline.yaml --workspace $(WORKSPACE)
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Real Dask and Ray clusters, served schedules, storms of kills: for a machine with nothing else to do.
+test-clusters: setup
+	$(BIN)/python -m pytest -m cluster
 
 lint: setup
 	$(BIN)/ruff check .

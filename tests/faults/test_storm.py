@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
     return pipeline, expected
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("engine", KILLS)
 def test_random_kills_change_nothing(engine, undisturbed, tmp_path):
     """Runs are started, disturbed and started again until enough kills have struck; each that ends is compared."""
@@ -126,7 +126,7 @@ def test_random_kills_change_nothing(engine, undisturbed, tmp_path):
     wait_for_no_children(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("engine", ["dask", "ray"])
 def test_ctrl_c_ends_the_cluster(engine, undisturbed, tmp_path):
     """As a terminal sends it: to the command and to all that it has started."""
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_the_cluster(engine, undisturbed, tmp_path):
     assert fingerprints(tmp_path / "w") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_two_commands_on_one_workspace(undisturbed, tmp_path):
     """Each step is done by one of them; both end well."""
     pipeline, expected = undisturbed

@@ -90,7 +90,7 @@ def listeners(process: psutil.Process) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_cluster_of_the_runs_own(name, tmp_path, monkeypatch):
     """Units, errors, a worker that dies once and one that always dies; loopback alone; gone at the end."""
@@ -132,7 +132,7 @@ def local(tmp_path_factory):
     return pipeline, fingerprints(folder / "local")
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_step_has_the_same_content(name, local, tmp_path):
     pipeline, expected = local
@@ -141,7 +141,7 @@ def test_every_step_has_the_same_content(name, local, tmp_path):
     assert fingerprints(tmp_path / "workspace") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_command_on_a_cluster_at_an_address(name, local, tmp_path):
     """The command joins it, leaves it running, and refuses one whose workers lack the workspace."""
