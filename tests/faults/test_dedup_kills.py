@@ -65,7 +65,7 @@ def test_killed_runs_go_on_to_the_same_result(tmp_path):
     for attempt in range(40):
         run = command(folder, tmp_path / "out", tmp_path / "index")
         try:
-            code = run.wait(timeout=whole * (0.3 + 0.9 * generator.random()) if attempt < 25 else 300)
+            code = run.wait(timeout=whole * generator.uniform(0.1, 0.8) if attempt < 25 else 300)
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()

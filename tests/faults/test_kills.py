@@ -121,5 +121,5 @@ def test_interrupt_while_the_server_starts_leaves_no_server(tmp_path):
     while not (workspace / "prefect" / "server.log").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(30) in (130, -signal.SIGINT)  # to a shell both are 130
     assert not survivors(workspace)
