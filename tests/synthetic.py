@@ -17,7 +17,7 @@ PARENTS = [
 ]
 
 
-def write_model(folder: Path, seed: int = 0, chat_template: str | None = None) -> Path:
+def write_model(folder: Path, seed: int = 0, chat_template: str | None = None, positions: int = 256) -> Path:
     """A Llama of random weights and a byte-level tokenizer trained on a few words."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -41,7 +41,7 @@ def write_model(folder: Path, seed: int = 0, chat_template: str | None = None) -
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         eos_token_id=fast.eos_token_id,
         bos_token_id=None,
         initializer_range=0.4,  # so that the likeliest token is not always the same

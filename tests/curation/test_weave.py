@@ -21,6 +21,7 @@ from curation.derive.sections import SHORTEST, partitions, power_of_two, section
 from curation.derive.weave import Slot, weave, woven
 from curation.derive.words import noun_counts, words_of
 from curation.synthesis.generation import Completion
+from tests.synthetic import write_model
 
 BOOK = "\n\n".join(text for _, text in sorted(topics.items()))[:150_000]
 
@@ -323,6 +324,18 @@ def test_a_model_words_what_is_counted_here(stations, monkeypatch):
         assert "999999" not in piece
         assert piece.count("How often is") == len(json.loads(block["facts"])) == 3
     assert json.loads(rows[0]["metadata"])["model"] == "echo"
+
+
+def test_a_local_model_is_asked_for_real(stations, tmp_path):
+    """A random model says nothing of use: each answer is refused, and no document is made."""
+    generator = {"kind": "transformers", "model": str(write_model(tmp_path / "model", positions=2048))}
+    settings = {"name": "long", "how": "cwe", "from": ["books"], "generator": generator}
+    config = Cwe.model_validate({**settings, "sampling": {"max_tokens": 12}})
+    output, rows, audit = build(stations, config)
+    assert output.counts["rejected"] > 0
+    assert output.counts["skipped_by_reason"] == {"no block was right": 3, "too few sections": 1}
+    assert rows == audit == []
+    assert list((stations.ctx.workspace / "cache" / "generations").rglob("*"))  # what was said is kept
 
 
 def test_held_out_parents_are_not_used_and_a_missing_list_is_named(stations):
