@@ -38,6 +38,7 @@ def launch(job: Job, watches: Sequence[Watch], output: Path) -> Trained:
     job.write(description)
     told = job.log.stat().st_size if job.log.exists() else 0
     with _held(job.progress) as lock, open(output, "ab") as printed:
+        before = printed.tell()
         command = [*_torchrun(job.config.processes), str(description), str(lock)]
         process = subprocess.Popen(
             command,
@@ -59,18 +60,20 @@ def launch(job: Job, watches: Sequence[Watch], output: Path) -> Trained:
     if (job.progress / FAILED).exists():
         failed = read_json(job.progress / FAILED)
         raise KNOWN[failed["kind"]](failed["message"])
-    if process.returncode or not (job.progress / TRAINED).exists():
+    if not (job.progress / TRAINED).exists():
         raise ProcessesError(
             f"the {job.config.processes} processes ended with code {process.returncode}; {output} says:\n"
-            + _last_words(output)
+            + _last_words(output, before)
         )
     return Trained.read(job.progress / TRAINED)
 
 
-def _last_words(output: Path) -> str:
-    """What the processes printed last, without torchrun's own account of it where there is more."""
-    lines = output.read_text(errors="replace").splitlines()
-    return "\n".join(([line for line in lines if line.startswith("[rank")] or lines)[-10:])
+def _last_words(output: Path, before: int) -> str:
+    """What was printed last, after `before` bytes; torchrun's account of it only where there is no more."""
+    lines = output.read_bytes()[before:].decode(errors="replace").splitlines()
+    torchrun = next((place for place, line in enumerate(lines) if "distributed/elastic" in line), len(lines))
+    told = [line for line in lines if line.startswith("[rank")] or lines[:torchrun] or lines
+    return "\n".join(told[-10:])
 
 
 def _torchrun(processes: int) -> list[str]:

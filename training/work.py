@@ -174,6 +174,10 @@ def main() -> None:
             trained = train_model(job, mix, plan, [Log(job.log)] if ranks.first else [], ranks)
             if ranks.first:
                 trained.write(job.progress / TRAINED)
+            ranks.wait()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # all is written; threads of gloo's have been seen to abort a process that ends in order
     except tuple(KNOWN.values()) as error:
         kind = next(name for name in KNOWN if isinstance(error, KNOWN[name]))
         write_json(job.progress / FAILED, {"kind": kind, "message": str(error)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,12 +55,14 @@ def test_killed_runs_go_on_to_the_same_result(tmp_path):
                     ]
                 file.write(json.dumps({"id": f"{part}-{number}", "text": " ".join(words)}) + "\n")
 
-    started = time.monotonic()
     clean = command(folder, tmp_path / "clean", tmp_path / "clean-index")
     assert clean.wait(timeout=300) == 0, clean.stderr.read()
-    whole = time.monotonic() - started
     expected = results(tmp_path / "clean", tmp_path / "clean-index")
     assert expected[0][1]["id"]
+    # The first run may have compiled the kernels: how long a run takes is told by a second one.
+    started = time.monotonic()
+    assert command(folder, tmp_path / "warm", tmp_path / "warm-index").wait(timeout=300) == 0
+    whole = time.monotonic() - started
 
     kills = 0
     for attempt in range(40):
@@ -72,7 +75,11 @@ def test_killed_runs_go_on_to_the_same_result(tmp_path):
             kills += 1
             continue
         assert code == 0, run.stderr.read()
-        break
+        if kills:
+            break
+        for made in ("out", "index"):  # that one was faster than any before: begin anew, with less patience
+            shutil.rmtree(tmp_path / made)
+        whole /= 2
     assert kills > 0
     got = results(tmp_path / "out", tmp_path / "index")
     assert got[0] == expected[0]
