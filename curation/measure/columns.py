@@ -84,7 +84,7 @@ def schema(minhash: pa.DataType, groups: Iterable[Group] = ()) -> pa.Schema:
             ("bytes", pa.uint64()),  # of the rendered text in UTF-8, after the edits
             *((name, pa.uint64()) for name in COUNTS),
             *((name, pa.float64()) for name in RATIOS),
-            ("gzip_ratio", pa.float64()),  # gzip level 6, compressed / original, of a prefix; null without text
+            ("gzip_ratio", pa.float64()),  # compressed / original, of a prefix; null without text
             ("language", pa.string()),
             ("language_score", pa.float64()),
             ("minhash", minhash),  # null where the text has fewer units than the n-gram

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
+import deflate
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,9 +41,10 @@ from curation.rules.short_circuit import literals as early_literals
 from curation.shards import in_order
 from curation.steps import Context, StepOutput, step
 
-VERSION = 5
+VERSION = 6
 BATCH_BYTES = 16 << 20  # of a shard in memory at once, a thread
 BATCH_ROWS = 1 << 13
+GZIP_LEVEL = 1
 ROW_GROUP = 1 << 14  # rows of the files written, whatever the batches
 DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected", "metadata"]
 
@@ -65,7 +67,7 @@ class Measure(Strict):
     language: Annotated[
         Language | None, BeforeValidator(_off, json_schema_input_type=Language | str | bool | None)
     ] = Language()
-    gzip_prefix_bytes: Bytes = 1 << 16  # gzip is the slowest measurement: only so much of a text; 0 for none
+    gzip_prefix_bytes: Bytes = 1 << 16  # only so much of a text is compressed for its gzip ratio; 0 for none
     groups: Annotated[tuple[str, ...] | None, Field(validate_default=True)] = None
     url_lists: UrlLists = UrlLists()
     # A path says nothing about results: the hashes of the files are inputs of the step instead.
@@ -111,7 +113,7 @@ def measure(
     language_of = profile.language_of if profile else "edited"
     libraries = {"unicode": unicodedata.unidata_version}  # what the results depend on besides this code
     if config.gzip_prefix_bytes:
-        libraries["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+        libraries["deflate"] = metadata.version("deflate")
 
     def work(build) -> None:
         shards = pool.shards()
@@ -272,14 +274,18 @@ def _hashes(texts: pa.LargeStringArray) -> pa.StringArray:
 
 
 def _gzip_ratios(texts: pa.LargeStringArray, prefix: int) -> pa.DoubleArray:
-    """Bytes of the gzip file (level 6) of each text's first `prefix` bytes, to those bytes; null for no bytes."""
+    """Bytes of the gzip file of each text's first `prefix` bytes, to those bytes; null for no bytes.
+
+    By libdeflate at level 1, whose bytes depend on no processor. That is five times as fast as zlib at level 6,
+    and what decides is a rank: of real pages zlib's ratio differs by 0.007 in the median, 0.018 of papers.
+    """
     data, offsets = text_buffers(texts)
     view, places = memoryview(data), offsets.tolist()
     ratios = np.full(len(texts), np.nan)
     for row, (start, end) in enumerate(pairwise(places)):
         start_of_text = view[start : min(end, start + prefix)]
         if len(start_of_text):
-            ratios[row] = len(zlib.compress(start_of_text, 6, wbits=31)) / len(start_of_text)
+            ratios[row] = len(deflate.gzip_compress(start_of_text, GZIP_LEVEL)) / len(start_of_text)
     return pa.array(ratios, from_pandas=True)
 
 
