@@ -19,7 +19,7 @@ from curation.decontaminate.index import DeconIndex, gram_of
 from curation.decontaminate.settings import Decon
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import BASE, TABLES, hash_words
-from curation.keys import mix64
+from curation.key_kernels import mix64
 
 EPSILON = 1e-9  # sums in another order are the same score, ...
 DIGITS = 9  # ... and are written down as the same number

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.keys import mix64
+from curation.key_kernels import mix64
 
 # The windows that begin at bytes first, first + 1, ..., first + count - 1 of a document have this anchor.
 ANCHOR = np.dtype(

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from curation.dedup.minhash import Scheme
-from curation.keys import mix64
+from curation.key_kernels import mix64
 
 ENTRY = np.dtype([("key", "<u8"), ("document", "<u4")])  # one band of one document
 SHARED = np.dtype([("key", "<u8"), ("document", "<u8")])  # of a key that several have; by position of all files

@@ -7,7 +7,7 @@ from numba import njit
 
 from curation.dedup.shingles import BLOCK, TABLES, hash_words
 from curation.dedup.windows import RUN
-from curation.keys import mix64
+from curation.key_kernels import mix64
 from curation.measure.hashing import HASH_START, extend_hash
 
 # A line or paragraph: 128 bits of hash, and what would be cut of its document: all of it, newlines included.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.keys import mix64
+from curation.key_kernels import mix64
 from curation.measure.intrinsics import beyond_mask, load64, swapped, trailing_zeros, word_mask
 from curation.measure.unicode import FLAGS, LETTER, LOWER, MARK, NUMBER, SOLO
 

@@ -22,7 +22,7 @@ from numba import njit
 from curation.dedup import shingles as words_of
 from curation.dedup.scheme import Shingling
 from curation.dedup.shingles import BASE, GOLDEN, MASK64, _encode, _mix64, hash_words
-from curation.keys import mix64
+from curation.key_kernels import mix64
 from curation.measure.unicode import FLAGS, LOWER, SPACE
 from curation.measure.utf8 import decode, text_buffers
 

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from curation.dedup.anchors import _BASE, byte_hash, power
-from curation.keys import mix64
+from curation.key_kernels import mix64
 
 # The bytes start:end of a document are those from twin_start on of the twin. Documents are numbers.
 RUN = np.dtype([("document", "<u4"), ("start", "<u4"), ("end", "<u4"), ("twin", "<u4"), ("twin_start", "<u4")])

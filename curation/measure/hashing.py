@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.keys import mix64
+from curation.key_kernels import mix64
 
 HASH_START = np.uint64(0xCBF29CE484222325)  # the basis and prime of FNV-1a, 64 bits
 HASH_PRIME = np.uint64(0x100000001B3)

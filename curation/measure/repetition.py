@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.keys import mix64
+from curation.key_kernels import mix64
 from curation.measure.hashing import HASH_START, extend_hash, number_of, table_size
 from curation.measure.unicode import DIGIT, FLAGS, LETTER, MARK, NUMBER, SOLO
 from curation.measure.utf8 import decode

@@ -10,6 +10,26 @@ from curation.keys import join_ids, key_of, keyed_hash, split_ids
 IDS = [f"{n:032x}" for n in (0, 1, 1 << 64, (1 << 128) - 1)]
 
 
+@pytest.fixture(params=["few", "many"], autouse=True)
+def _either_way(request, monkeypatch):
+    """Few ids go through numpy, many through compiled kernels."""
+    if request.param == "many":
+        monkeypatch.setattr("curation.keys.FEW", 0)
+
+
+def test_the_hash_is_that_of_plain_integers():
+    key, golden = key_of(1, "holdout"), 0x9E3779B97F4A7C15
+
+    def mix(x):
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        return x ^ x >> 31
+
+    halves = [divmod(int(one, 16), 1 << 64) for one in IDS]
+    expected = [mix(mix((a + key + golden) % 2**64) ^ mix((b + 2 * golden) % 2**64)) for a, b in halves]
+    assert keyed_hash(IDS, key).tolist() == expected
+
+
 def test_halves_are_those_of_the_number():
     high, low = split_ids(IDS)
     assert [(int(a) << 64) + int(b) for a, b in zip(high, low, strict=True)] == [int(one, 16) for one in IDS]

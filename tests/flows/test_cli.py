@@ -172,6 +172,20 @@ def test_finding_a_finished_pipeline_imports_no_torch():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_reading_a_manifest_compiles_nothing(project):
+    """`show` and `verify` answer in half a second, of which loading numba alone would be as much again."""
+    manifest = next((project[1] / "steps" / "mix").glob("*/*/mix.json")).parent
+    code = (
+        "import sys; from typer.testing import CliRunner; from flows.cli import app; "
+        "assert not CliRunner().invoke(app, sys.argv[1:]).exit_code; "
+        "print([m for m in ('torch', 'transformers', 'prefect', 'numba') if m in sys.modules])"
+    )
+    for command in (["verify", manifest], ["show", manifest, "-w", project[1]]):
+        call = [sys.executable, "-c", code, *map(str, command)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == "[]", (command, done.stdout + done.stderr)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
