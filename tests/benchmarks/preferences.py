@@ -2,14 +2,19 @@
 
     MIXWRIGHT_DATA=... python -m tests.benchmarks.preferences
 
-Pretrains Llama shapes of two sizes on film reviews and web text, then trains on pairs of arguments of which people
-said which is the more convincing (UKPConvArg1), with whole debates held out:
+Pretrains Llama shapes of several sizes on film reviews, papers, speeches and web text, then trains on pairs of
+arguments of which people said which is the more convincing (UKPConvArg1), with whole debates held out:
 
 - a reward model of each size, on a sixteenth, a quarter and all of the pairs: accuracy on held-out pairs with its
   bootstrap interval, the accuracy of "the longer one" beside it (after the scaling figure of Llama 2's report);
-- supervised training on the chosen arguments, then DPO: the implicit reward's accuracy on held-out pairs before
-  (chance, by definition) and after, and the reward model's score of arguments that the policy writes on held-out
-  topics, before and after, with the interval of the difference.
+- with the last size, supervised training on the chosen arguments, then DPO in each of the ways given, of which
+  other debates choose one: its implicit reward's accuracy on held-out pairs before (chance, by definition) and
+  after, and the reward model's score of arguments that the policy writes on held-out topics, before and after,
+  with the interval of the difference.
+
+On a GPU, larger shapes and all of the text take minutes:
+
+    ... preferences --characters 30000000 --batch-tokens 32768 --shapes 128x4 256x6 512x8
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ import argparse
 import csv
 import gzip
 import io
-import json
 import os
 import sys
 import tempfile
@@ -29,9 +33,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import zstandard
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.benchmarks.corpus import json_lines, paper_texts
 from tests.benchmarks.trainers import train_tokenizer
 from tests.parity.trl.rows import as_data
 from training.batch import make_batch
@@ -58,17 +62,22 @@ from training.samples import _generate
 
 VOCABULARY = 4096
 LONGEST = 192  # tokens of a side
-SHAPES = {
-    "64 wide, 2 layers": ModelConfig(hidden_size=64, layers=2, heads=2, max_position=LONGEST),
-    "128 wide, 4 layers": ModelConfig(hidden_size=128, layers=4, heads=4, max_position=LONGEST),
-}
 HELD_OUT = ("is-the-school-uniform", "personal-pursuit", "gay-marriage")  # debates, both sides of each
+CHOOSING = ("is-it-better-to-have", "william-farquhar")  # debates by which the way of DPO is chosen
+POLICIES = ("sigmoid:5e-5:0", "sigmoid:5e-5:0.2", "sigmoid_norm:5e-5:0", "sigmoid_norm:2e-4:0", "ipo:5e-5:0")
+BETA = {"sigmoid_norm": 2.0}  # of a mean over tokens; 0.1 elsewhere
 SHARES = (1 / 16, 1 / 4, 1)
 
 
-def arguments(root: Path) -> tuple[list[dict], list[dict]]:
-    """Pairs {prompt (the side of the debate), chosen, rejected}: of training, and of the debates held out."""
-    parts: tuple[list[dict], list[dict]] = ([], [])
+def shape(name: str) -> ModelConfig:
+    """A Llama shape: "64x2" is 64 wide in two layers, with heads of 32."""
+    width, layers = map(int, name.split("x"))
+    return ModelConfig(hidden_size=width, layers=layers, heads=width // 32, max_position=LONGEST)
+
+
+def arguments(root: Path) -> tuple[list[dict], list[dict], list[dict]]:
+    """Pairs {prompt (the side of the debate), chosen, rejected}: to train on, of CHOOSING, of HELD_OUT."""
+    parts: tuple[list[dict], list[dict], list[dict]] = ([], [], [])
     for path in sorted((root / "preferences/ukpconvarg1-strict").glob("*.csv.gz")):
         topic = path.name.removesuffix(".csv.gz").replace("-", " ").replace("_", ": ")
         table = io.StringIO(gzip.decompress(path.read_bytes()).decode())
@@ -77,17 +86,14 @@ def arguments(root: Path) -> tuple[list[dict], list[dict]]:
         for _, label, first, second in rows:
             chosen, rejected = (first, second) if label == "a1" else (second, first)
             pair = {"prompt": topic, "chosen": chosen, "rejected": rejected}
-            parts[any(path.name.startswith(name) for name in HELD_OUT)].append(pair)
+            parts[2 if path.name.startswith(HELD_OUT) else int(path.name.startswith(CHOOSING))].append(pair)
     return parts
 
 
 def texts(root: Path, characters: int) -> list[str]:
-    """Film reviews and web text in turns, up to so many characters."""
-    reviews = zstandard.ZstdDecompressor().decompress(
-        (root / "text/movie-reviews.jsonl.zst").read_bytes(), max_output_size=1 << 28
-    )
-    web = gzip.decompress((root / "text/c4-sample.jsonl.gz").read_bytes())
-    found = [json.loads(line)["text"] for line in (reviews + web).splitlines()]
+    """Film reviews, web pages, speeches and papers in turns, up to so many characters."""
+    files = ("movie-reviews.jsonl.zst", "c4-sample.jsonl.gz", "speeches-state-union.jsonl.zst")
+    found = [row["text"] for name in files for row in json_lines(root / "text" / name)] + paper_texts(root)
     order = np.random.default_rng(0).permutation(len(found))
     chosen, size = [], 0
     for place in order.tolist():
@@ -101,8 +107,8 @@ def texts(root: Path, characters: int) -> list[str]:
 class Bench:
     """The stages, each a call of the loop on rows in memory."""
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, threads: int):
-        self.folder, self.tokenizer, self.threads = folder, tokenizer, threads
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, threads: int, batch_tokens: int):
+        self.folder, self.tokenizer, self.threads, self.batch_tokens = folder, tokenizer, threads, batch_tokens
         self.specials = find_specials(folder / "tokenizer")
         self.runs = 0
 
@@ -121,8 +127,9 @@ class Bench:
 
     def train(self, model: PreTrainedModel, objective: Method, data: Data, **settings) -> list[dict]:
         """Train the model in place; returns a row of losses and metrics a step."""
-        given = {"batch_tokens": 4096, "micro_batch_tokens": 4096, "threads": self.threads, "weight_decay": 0.01}
-        config = TrainConfig(**{**given, "sequence_length": LONGEST, "checkpoint_every": 1 << 20, **settings})
+        given = {"batch_tokens": 4096, "threads": self.threads, "weight_decay": 0.01} | settings
+        given["micro_batch_tokens"] = given["batch_tokens"]
+        config = TrainConfig(**{**given, "sequence_length": LONGEST, "checkpoint_every": 1 << 20})
         steps: list[dict] = []
         self.runs += 1
         fit(
@@ -142,7 +149,9 @@ class Bench:
         model = new_causal(shape, VOCABULARY, self.specials)
         rows = [{"prompt": [], "chosen": [*self.ids(text), self.specials.end_of_text]} for text in documents]
         data = as_data(rows, False, VOCABULARY)
-        steps = self.train(model, Causal(data), data, learning_rate=3e-3)
+        steps = self.train(
+            model.to(device()), Causal(data), data, learning_rate=3e-3, batch_tokens=self.batch_tokens
+        )
         save_model(model, self.folder / "tokenizer", folder)
         return steps
 
@@ -164,7 +173,7 @@ def reward_models(
         some = [train[place] for place in order[: round(len(train) * share)].tolist()]
         data = as_data(some, True, VOCABULARY)
         torch.manual_seed(0)
-        model = reward_from_causal(backbone, bench.specials.pad)
+        model = reward_from_causal(backbone, bench.specials.pad).to(device())
         began = time.process_time()
         steps = bench.train(model, Reward(data, 0.01), data, method="reward", centring=0.01, learning_rate=1e-3)
         with torch.no_grad():
@@ -176,16 +185,16 @@ def reward_models(
             f"{time.process_time() - began:.0f} s",
             flush=True,
         )
-    folder = bench.folder / f"reward-{name}".replace(" ", "")
+    folder = bench.folder / f"reward-{name}"
     save_model(model, bench.folder / "tokenizer", folder)
     return folder
 
 
 def preference(
-    bench: Bench, backbone: Path, judge: PreTrainedModel, train: list[dict], held: Data, count: int
+    bench: Bench, backbone: Path, judge: PreTrainedModel, train: list[dict], parts: tuple[Data, Data], options
 ) -> None:
-    """Supervised training, DPO, and what both the implicit reward and the judge say of it."""
-    policy = load_causal(backbone)
+    """Supervised training, DPO in each way, and what the implicit reward and the judge say of the one chosen."""
+    policy = load_causal(backbone).to(device())
     chosen = as_data(train, False, VOCABULARY)
     steps = bench.train(policy, Causal(chosen), chosen, learning_rate=1e-3)
     print(f"  supervised: loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}")
@@ -193,19 +202,28 @@ def preference(
     save_model(policy, bench.folder / "tokenizer", start)
     data = as_data(train, True, VOCABULARY)
     logps = pair_logps(policy.eval(), data, np.arange(data.rows), LONGEST, 4096)
-    method = DPO(data, Reference(*map(torch.from_numpy, logps)), 0.1)
-    before = written(bench, policy, judge, held, count)
-    steps = bench.train(policy, method, data, method="dpo", learning_rate=5e-5)
-    for place in np.linspace(0, len(steps) - 1, 6).astype(int).tolist():
-        row = {name: round(steps[place][name], 3) for name in ("loss", "rewards/accuracies", "rewards/margins")}
-        print(f"    DPO step {steps[place]['step']}: {row}")
-    with torch.no_grad():
-        reference = SimpleNamespace(folder=start.parent)
-        found = pair_accuracy(policy.eval(), "dpo", held, reference, evaluation(bench.threads))
-    print(f"  implicit accuracy on held-out pairs: {shown(found['all'])}; before DPO every margin is zero")
+    reference = Reference(*map(torch.from_numpy, logps))
+    choosing, held = parts
+    before = written(bench, policy, judge, held, options.samples)
+    best, best_accuracy = policy, -1.0
+    for way in options.policies:
+        kind, rate, weight = way.split(":")
+        settings = {"dpo_loss": kind, "beta": BETA.get(kind, 0.1), "sft_weight": float(weight)}
+        other = load_causal(start).to(device())
+        method = DPO(data, reference, settings["beta"], kind, 0.0, settings["sft_weight"])
+        steps = bench.train(other, method, data, method="dpo", learning_rate=float(rate), **settings)
+        accuracy = implicit(bench, other, start, choosing)["all"]
+        fed = np.mean([step["rewards/accuracies"] for step in steps[-10:]])
+        print(
+            f"    DPO {way}: pairs it was fed last {fed:.3f}, debates to choose by {shown(accuracy)}", flush=True
+        )
+        if accuracy["accuracy"] > best_accuracy:
+            best, best_accuracy, name = other, accuracy["accuracy"], way
+    found = implicit(bench, best, start, held)
+    print(f"  {name}: implicit accuracy on held-out pairs {shown(found['all'])}; before DPO every margin is zero")
     for kind, line in found["by_length"].items():
         print(f"    {kind}: {shown(line)} of {line['pairs']}")
-    after = written(bench, policy, judge, held, count)
+    after = written(bench, best, judge, held, options.samples)
     change = after - before
     draws = np.random.default_rng(0).choice(change, (2000, len(change))).mean(1)
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -213,6 +231,12 @@ def preference(
         f"  the reward model's score of {len(change)} written arguments: {before.mean():.3f} before, "
         f"{after.mean():.3f} after; difference {change.mean():.3f} ({low:.3f} to {high:.3f})"
     )
+
+
+def implicit(bench: Bench, policy: PreTrainedModel, start: Path, pairs: Data) -> dict:
+    with torch.no_grad():
+        reference = SimpleNamespace(folder=start.parent)
+        return pair_accuracy(policy.eval(), "dpo", pairs, reference, evaluation(bench.threads))
 
 
 @torch.no_grad()
@@ -246,7 +270,9 @@ def main() -> int:
         "--pairs", type=int, default=3200, help="to train on, of the debates that are not held out"
     )
     parser.add_argument("--held-out", type=int, default=1200, help="pairs")
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", default=["64x2", "128x4"], help="width x layers")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="of pretraining")
+    parser.add_argument("--policies", nargs="+", default=POLICIES, help="dpo_loss:learning_rate:sft_weight")
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), help="of the pairs, rising to 1")
     parser.add_argument("--samples", type=int, default=60, help="arguments written before and after DPO")
     parser.add_argument("--threads", type=int, default=2)
@@ -257,23 +283,29 @@ def main() -> int:
     began = time.process_time()
     documents = texts(Path(root), options.characters)
     draw = np.random.default_rng(3)
-    train, held = (
+    sizes = options.pairs, options.held_out, options.held_out
+    train, choosing, held = (
         [part[place] for place in draw.permutation(len(part))[:size].tolist()]
-        for part, size in zip(arguments(Path(root)), (options.pairs, options.held_out), strict=True)
+        for part, size in zip(arguments(Path(root)), sizes, strict=True)
     )
     with tempfile.TemporaryDirectory() as temporary, fixed_arithmetic(options.threads, 0):
         folder = Path(temporary)
         train_tokenizer(folder / "tokenizer", documents, VOCABULARY)
-        bench = Bench(folder, PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), options.threads)
-        rows, held_rows = bench.rows(train), as_data(bench.rows(held), True, VOCABULARY)
+        bench = Bench(
+            folder,
+            PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
+            options.threads,
+            options.batch_tokens,
+        )
+        rows = bench.rows(train)
+        choosing_rows, held_rows = (as_data(bench.rows(part), True, VOCABULARY) for part in (choosing, held))
         longer = (held_rows.length > held_rows.rejected_length).mean()
         print(
             f"{len(train)} pairs to train on, {held_rows.rows} held out; the longer one is chosen in {longer:.3f}"
         )
         for name in options.shapes:
-            shape = SHAPES[name]
-            backbone = folder / name.replace(" ", "")
-            steps = bench.pretrain(shape, documents, backbone)
+            backbone = folder / name
+            steps = bench.pretrain(shape(name), documents, backbone)
             tokens = sum(step["tokens"] for step in steps)
             parameters = sum(one.numel() for one in load_causal(backbone).parameters())
             print(
@@ -282,8 +314,8 @@ def main() -> int:
                 flush=True,
             )
             judge_folder = reward_models(bench, name, backbone, rows, held_rows, options.shares)
-        judge = load_reward(judge_folder).eval()
-        preference(bench, backbone, judge, rows, held_rows, options.samples)
+        judge = load_reward(judge_folder).to(device()).eval()
+        preference(bench, backbone, judge, rows, (choosing_rows, held_rows), options)
     print(f"{time.process_time() - began:.0f} s of processor time")
     return 0
 
