@@ -20,8 +20,10 @@ import numpy as np
 from numba import njit
 
 from curation.key_kernels import mix64
+from curation.measure.hashing import lowered
 from curation.measure.intrinsics import beyond_mask, load64, swapped, trailing_zeros, word_mask
 from curation.measure.unicode import FLAGS, LETTER, LOWER, MARK, NUMBER, SOLO
+from curation.measure.utf8 import encode_point
 
 GOLDEN = 0x9E3779B97F4A7C15
 BASE = 0xD1342543DE82EF0B  # odd, 3 modulo 8
@@ -31,7 +33,6 @@ BLOCK = 2048  # words or shingles that a kernel holds at once
 
 _GOLDEN, _BASE = np.uint64(GOLDEN), np.uint64(BASE)
 _SEPARATOR, _BEYOND_ASCII = 0, 255
-_EACH_1, _EACH_40 = np.uint64(0x0101010101010101), np.uint64(0x4040404040404040)
 _ROOM = 80  # bytes after a place at which a block of 64 may be read, and eight bytes at each of them
 
 
@@ -108,35 +109,15 @@ def _decode(data, position, end):
 
 
 @njit(inline="always")
-def _encode(point):
-    """(bytes as a big-endian integer, width) of a code point in UTF-8."""
-    if point < 0x80:
-        return np.uint64(point), 1
-    if point < 0x800:
-        return np.uint64(0xC080 | (point >> 6) << 8 | (point & 0x3F)), 2
-    if point < 0x10000:
-        return np.uint64(0xE08080 | (point >> 12) << 16 | ((point >> 6) & 0x3F) << 8 | (point & 0x3F)), 3
-    high = 0xF0808080 | (point >> 18) << 24 | ((point >> 12) & 0x3F) << 16
-    return np.uint64(high | ((point >> 6) & 0x3F) << 8 | (point & 0x3F)), 4
-
-
-@njit(inline="always")
-def _lowered(chunk):
-    """Up to eight ASCII letters, digits and underscores with the letters lower-cased."""
-    capital = chunk & ~((chunk + _EACH_1) << np.uint64(1)) & _EACH_40  # 0x40 to 0x5E: not the underscore
-    return chunk | capital >> np.uint64(1)
-
-
-@njit(inline="always")
 def _hash_ascii(data, start, length):
     """The hash of an ASCII word of `length` bytes, after which eight more can be read."""
     state = _GOLDEN
     while length > 8:
-        state = mix64(state ^ _lowered(swapped(load64(data, start))))
+        state = mix64(state ^ lowered(swapped(load64(data, start))))
         start += 8
         length -= 8
     chunk = swapped(load64(data, start)) >> np.uint64(64 - 8 * length)
-    return mix64(state ^ _lowered(chunk))
+    return mix64(state ^ lowered(chunk))
 
 
 @njit(nogil=True, cache=True)
@@ -227,7 +208,7 @@ def _hash_any_words(data, position, end, tables, out, first, last):
                     break
                 byte = ascii_table[data[position]]
         else:
-            encoded, length = _encode(np.int64(lower[point]))
+            encoded, length = encode_point(np.int64(lower[point]))
             for shift in range(8 * (length - 1), -1, -8):
                 chunk = chunk << np.uint64(8) | (encoded >> np.uint64(shift) & np.uint64(0xFF))
                 filled += 1

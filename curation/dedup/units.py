@@ -21,10 +21,10 @@ from numba import njit
 
 from curation.dedup import shingles as words_of
 from curation.dedup.scheme import Shingling
-from curation.dedup.shingles import BASE, GOLDEN, MASK64, _encode, _mix64, hash_words
+from curation.dedup.shingles import BASE, GOLDEN, MASK64, _mix64, hash_words
 from curation.key_kernels import mix64
 from curation.measure.unicode import FLAGS, LOWER, SPACE
-from curation.measure.utf8 import decode, text_buffers
+from curation.measure.utf8 import decode, encode_point, text_buffers
 
 WORDS, CHARACTERS, TOKENS = 0, 1, 2
 KINDS = {"words": WORDS, "characters": CHARACTERS, "tokens": TOKENS}
@@ -141,7 +141,7 @@ def _hash_characters(data, position, end, tables, out, first):
     while position < end and count < len(out):
         point, following = decode(data, position, end)
         if flags[point] & SPACE == 0:
-            encoded, _ = _encode(np.int64(lower[point]))
+            encoded, _ = encode_point(np.int64(lower[point]))
             out[count] = mix64(_GOLDEN ^ encoded)
             position = following
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -139,7 +141,32 @@ def _in_string(builder, lanes):
     return builder.or_(special, builder.icmp_unsigned("<", lanes, _all(0x20)))
 
 
+def _is(byte: int):
+    return lambda builder, lanes: builder.icmp_unsigned("==", lanes, _all(byte))
+
+
+def _any(*choices):
+    def choose(builder, lanes):
+        chosen = [choice(builder, lanes) for choice in choices]
+        return reduce(builder.or_, chosen)
+
+    return choose
+
+
+def _range(first: int, last: int):
+    return lambda builder, lanes: _between(builder, lanes, first, last)
+
+
+def _letters(builder, lanes):
+    return _between(builder, builder.or_(lanes, _all(0x20)), 0x61, 0x7A)
+
+
 word_mask = _mask_of(_in_word)  # ASCII letters, digits, underscores
+letter_mask = _mask_of(_letters)  # ASCII letters
+capital_mask = _mask_of(_range(0x41, 0x5A))  # A to Z
+digit_mask = _mask_of(_range(0x30, 0x39))  # 0 to 9
+middle_mask = _mask_of(_any(_is(0x27), _is(0x2E)))  # ' and .
+comma_mask = _mask_of(_is(0x2C))
 beyond_mask = _mask_of(lambda builder, lanes: builder.icmp_signed("<", lanes, _all(0)))  # beyond ASCII
 string_mask = _mask_of(_in_string)  # what ends a run of plain bytes in a JSON string: " \ and control characters
 line_end_mask = _mask_of(lambda builder, lanes: builder.icmp_unsigned("==", lanes, _all(0x0A)))

@@ -8,9 +8,21 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.measure.repetition import joins
-from curation.measure.unicode import LETTER, MARK, NUMBER, SOLO
+from curation.measure.unicode import DIGIT, LETTER, MARK, NUMBER, SOLO
 from curation.measure.utf8 import decode
+
+
+@njit(nogil=True)
+def joins(code, before, at, data, end, flags):
+    """Whether a mark of punctuation between two characters keeps them in one word."""
+    apostrophe_or_stop = code == 0x27 or code == 0x2E or code == 0x2019
+    if not (apostrophe_or_stop or code == 0x2C or code == 0xB7) or at >= end:
+        return False
+    following, _ = decode(data, at, end)
+    after = flags[following]
+    if code != 0x2C and before & after & LETTER:
+        return (before | after) & SOLO == 0
+    return code != 0xB7 and (before & after & DIGIT) != 0
 
 
 @njit(nogil=True)

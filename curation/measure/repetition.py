@@ -18,10 +18,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.key_kernels import mix64
-from curation.measure.hashing import HASH_START, extend_hash, number_of, table_size
-from curation.measure.unicode import DIGIT, FLAGS, LETTER, MARK, NUMBER, SOLO
-from curation.measure.utf8 import decode
+from curation.measure.hashing import numbered, table_size
+from curation.measure.unicode import FLAGS
+from curation.measure.unicode_words import find_words, word_hash
 
 TOP = (2, 3, 4)
 DUPLICATE = (5, 6, 7, 8, 9, 10)
@@ -42,56 +41,17 @@ def repetition_counts(data: np.ndarray, offsets: np.ndarray) -> dict[str, np.nda
 
 
 @njit(nogil=True)
-def joins(code, before, at, data, end, flags):
-    """Whether a mark of punctuation between two characters keeps them in one word."""
-    apostrophe_or_stop = code == 0x27 or code == 0x2E or code == 0x2019
-    if not (apostrophe_or_stop or code == 0x2C or code == 0xB7) or at >= end:
-        return False
-    following, _ = decode(data, at, end)
-    after = flags[following]
-    if code != 0x2C and before & after & LETTER:
-        return (before | after) & SOLO == 0
-    return code != 0xB7 and (before & after & DIGIT) != 0
+def _segment(data, at, end, flags, hashes, ends, stops):
+    """Write each word's hash, and to `ends` the characters of all words up to and including it. Returns words.
 
-
-@njit(nogil=True)
-def _segment(data, at, end, flags, hashes, ends):
-    """Write each word's hash, and to `ends` the characters of all words up to and including it. Returns words."""
-    words, chars = 0, 0
-    hashed, length, kinds, before = HASH_START, 0, 0, 0
-    while at < end:
-        if data[at] < 0x80:
-            code = np.int64(data[at])
-            at += 1
-        else:
-            code, at = decode(data, at, end)
-        kind = np.int64(flags[code])
-        inside = kind & (LETTER | NUMBER) != 0 or code == 0x5F
-        solo = kind & SOLO != 0
-        if kinds & SOLO:
-            goes_on = kind & MARK != 0
-        elif inside or kind & MARK:
-            goes_on = not solo
-        else:
-            goes_on = length > 0 and joins(code, before, at, data, end, flags)
-        if length == 0 or not goes_on:
-            if kinds & (LETTER | NUMBER):
-                hashes[words] = mix64(hashed)
-                chars += length
-                ends[words] = chars
-                words += 1
-            hashed, length, kinds = HASH_START, 0, 0
-            if not inside:
-                before = kind
-                continue
-        hashed = extend_hash(hashed, code)
-        length += 1
-        kinds |= kind
-        before = kind
-    if kinds & (LETTER | NUMBER):
-        hashes[words] = mix64(hashed)
-        ends[words] = chars + length
-        words += 1
+    `stops` is overwritten.
+    """
+    words, chars = find_words(data, at, end, flags, ends, stops), 0
+    for word in range(words):
+        start, stop = at + ends[word], at + stops[word]
+        hashes[word], length = word_hash(data, start, stop - start)
+        chars += length
+        ends[word] = chars
     return words
 
 
@@ -136,48 +96,50 @@ def _count_repetition(data, offsets, flags, out):
             keys = np.empty(capacity, np.uint64)
             ends, ids, starts = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int32)
             counts, firsts = np.empty(most, np.int32), np.empty(most, np.int32)
-        words = _segment(data, begin, end, flags, keys, ends)
+        words = _segment(data, begin, end, flags, keys, ends, ids)
         if words == 0:
             continue
         out[0, document] = words
         out[2, document] = ends[words - 1]
-        candidates = words  # of the n-grams under way: where they start
-        for n in range(1, 11):
-            size = table_size(candidates)
-            if size > len(slots):
-                slots = np.empty(size, np.int32)
-            slots[:size] = -1
-            known, k, tried = 0, 0, 0
-            while k < candidates:
-                if n == 1:
-                    start, key = k, keys[k]
-                else:
-                    start = starts[k]
-                    if k + 1 == candidates or starts[k + 1] != start + 1:
-                        k += 1
-                        continue
-                    key = np.uint64(ids[start]) << np.uint64(32) | np.uint64(ids[start + 1])
-                number = number_of(key, keys, known, slots, size)
-                if number == known:
-                    known += 1
-                    counts[number] = 0
-                    firsts[number] = start
-                counts[number] += 1
-                ids[start] = number
-                starts[tried] = start
-                tried += 1
-                k += 1
-            if n == 1:
-                out[1, document] = known
-            candidates = 0
-            for k in range(tried):
-                if counts[ids[starts[k]]] >= 2:
-                    starts[candidates] = starts[k]
-                    candidates += 1
-            if candidates == 0:
-                break
-            if n in (2, 3, 4):
-                best = _most_frequent(counts, firsts, known, n, ends)
-                out[n + 1, document] = _covered(starts, candidates, ids, best, n, ends)
-            elif n >= 5:
-                out[n + 1, document] = _covered(starts, candidates, ids, -1, n, ends)
+        if len(slots) < 2 * table_size(words):
+            slots = np.empty(2 * table_size(words), np.int32)
+        _count_ngrams(words, keys, ends, ids, starts, counts, firsts, slots, out, document)
+
+
+@njit(nogil=True)
+def _count_ngrams(words, keys, ends, ids, starts, counts, firsts, slots, out, document):
+    candidates = words  # of the n-grams under way: where they start
+    for n in range(1, 11):
+        size = 2 * table_size(candidates)
+        slots[:size] = -1
+        mask = np.uint64(size - 1)
+        known = 0
+        if n == 1:
+            for start in range(words):
+                ids[start], known = numbered(keys[start], start, keys, counts, firsts, slots, mask, known)
+                starts[start] = start
+            out[1, document] = known
+        else:
+            pairs = 0
+            for k in range(candidates - 1):
+                start = starts[k]
+                starts[pairs] = start
+                pairs += starts[k + 1] == start + 1
+            candidates = pairs
+            for k in range(candidates):
+                start = np.int64(starts[k])
+                key = np.uint64(ids[start]) << np.uint64(32) | np.uint64(ids[start + 1])
+                ids[start], known = numbered(key, start, keys, counts, firsts, slots, mask, known)
+        repeated = 0
+        for k in range(candidates):
+            start = starts[k]
+            starts[repeated] = start
+            repeated += counts[ids[start]] >= 2
+        candidates = repeated
+        if candidates == 0:
+            break
+        if n in (2, 3, 4):
+            best = _most_frequent(counts, firsts, known, n, ends)
+            out[n + 1, document] = _covered(starts, candidates, ids, best, n, ends)
+        elif n >= 5:
+            out[n + 1, document] = _covered(starts, candidates, ids, -1, n, ends)

@@ -8,13 +8,15 @@ from numba import njit
 
 REPLACEMENT = 0xFFFD
 LONGEST_DOCUMENT = (1 << 31) - 1  # bytes; positions within a document are int32 in the kernels
+BLOCK = 64  # bytes that kernels read at once: no buffer has fewer
 
 
 def text_buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
     """The bytes (uint8, read-only) of an array's texts and their offsets (int64, shape (n + 1,)); no copy.
 
-    A slice is seen as a slice. Nulls are not looked at: fill them first. Raises TypeError for another type and
-    ValueError for a document of 2 GiB or more.
+    A slice is seen as a slice. Fewer than BLOCK bytes are copied, with zeros after them to make up a block. Nulls
+    are not looked at: fill them first. Raises TypeError for another type and ValueError for a document of 2 GiB or
+    more.
     """
     if not pa.types.is_large_string(texts.type):
         raise TypeError(f"expected an array of large_string, found {texts.type}")
@@ -27,9 +29,20 @@ def text_buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
             row = int(np.diff(offsets).argmax())
             raise ValueError(f"row {row} of the batch holds {np.diff(offsets).max()} bytes; the limit is 2 GiB")
     offsets.flags.writeable = False
-    empty = data_buffer is None or data_buffer.size == 0
-    data = np.frombuffer(b"" if empty else data_buffer, np.uint8)
-    return data, offsets
+    if data_buffer is None or data_buffer.size < BLOCK:
+        data_buffer = bytes(data_buffer or b"").ljust(BLOCK, b"\0")
+    return np.frombuffer(data_buffer, np.uint8), offsets
+
+
+@njit(inline="always")
+def block_at(data, at):
+    """Where to read the block of 64 bytes from `at` on, and by how many bits (uint64) to move its masks down.
+
+    Near the end of the buffer a block lies before `at`, so that nothing is read past it: a mask that is moved
+    down has 0 for what lies there.
+    """
+    place = min(at, len(data) - BLOCK)
+    return place, np.uint64(at - place)
 
 
 @njit(nogil=True)
@@ -56,3 +69,16 @@ def decode(data, at, end):
     if code >= 0x110000:
         return np.int64(REPLACEMENT), at + 1
     return code, at + more + 1
+
+
+@njit(inline="always")
+def encode_point(point):
+    """(bytes as a big-endian integer, width) of a code point in UTF-8."""
+    if point < 0x80:
+        return np.uint64(point), 1
+    if point < 0x800:
+        return np.uint64(0xC080 | (point >> 6) << 8 | (point & 0x3F)), 2
+    if point < 0x10000:
+        return np.uint64(0xE08080 | (point >> 12) << 16 | ((point >> 6) & 0x3F) << 8 | (point & 0x3F)), 3
+    high = 0xF0808080 | (point >> 18) << 24 | ((point >> 12) & 0x3F) << 16
+    return np.uint64(high | ((point >> 6) & 0x3F) << 8 | (point & 0x3F)), 4

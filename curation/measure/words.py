@@ -76,7 +76,7 @@ def _count_words(data, offsets, flags, stop_words, out):
                         symbols += 1
                         spaced += 1
                         spaced_from = at + 5
-                lower = byte | 0x20 if np.uint8(byte - 0x41) < 26 else byte
+                lower = byte | 0x20 if np.uint8(byte - 0x41) < 26 else max(byte, np.uint8(1))  # no NUL in front
                 at += 1
             else:
                 code, at = decode(data, at, end)
