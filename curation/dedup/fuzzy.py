@@ -14,7 +14,7 @@ The phases, each a set of units that a killed run does not do again:
 
 With an index (`Dedup.index`) the documents that it holds take part, too, and it is extended: see `incremental`;
 then all documents are gathered, first of all. Memory: see `plan`. Shingle sets are read from disk as they are
-needed; the operating system may drop them.
+needed, so many at once as `verify.LOADED` says.
 """
 
 from __future__ import annotations

@@ -83,6 +83,13 @@ def write_sets(path: Path, texts: Iterable[pa.Array], shingling: Shingling) -> n
     return np.concatenate(every)
 
 
+@njit(nogil=True, cache=True)
+def copy_sets(source, starts, sizes, target, ends):
+    """Copy the sets at `starts` of one file (uint64), each of `sizes` hashes, to where each ends in `target`."""
+    for at in range(len(starts)):
+        target[ends[at] - np.int64(sizes[at]) : ends[at]] = source[starts[at] : starts[at] + np.int64(sizes[at])]
+
+
 def similarities(
     first: np.ndarray, first_bounds: np.ndarray, second: np.ndarray, second_bounds: np.ndarray, threshold: float
 ) -> np.ndarray:

@@ -22,7 +22,7 @@ from curation.config import ConfigError
 from curation.dedup.bands import ENTRY, PAIRS_AT_ONCE, SHARED
 from curation.dedup.candidates import PARTITION, SIGNATURES_AT_ONCE
 from curation.dedup.settings import Dedup
-from curation.dedup.verify import RANGE, VERIFIED
+from curation.dedup.verify import LOADED, RANGE, VERIFIED
 
 CANDIDATES = 0.5  # of all documents, until they are known
 PROCESS_BYTES = 350 << 20  # Python, numba and Arrow before the first document
@@ -94,7 +94,7 @@ def dedup_plan(
         Phase("share", documents, partition, candidates * scheme.bands * SHARED.itemsize),
         Phase("order", columns + candidates * (PLACE + SORTING), 0, candidates * COLUMNS),
         Phase("buckets", held, partition, 0),
-        Phase("verify", held + candidates * VERIFYING, RANGE * (VERIFIED.itemsize + 7 * 8), 0),
+        Phase("verify", held + candidates * VERIFYING, RANGE * (VERIFIED.itemsize + 7 * 8) + LOADED, 0),
         Phase("decide", held + candidates * DECISION, 0, 0),
     ]
     if config.index:

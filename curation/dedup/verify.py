@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from curation.dedup.documents import SCRATCH, Documents, Shard, write_array
-from curation.dedup.jaccard import similarities, write_sets
+from curation.dedup.jaccard import copy_sets, similarities, write_sets
 from curation.dedup.scheme import Shingling
 from curation.dedup.settings import Dedup
 from curation.steps import Build
 
 RANGE = 1 << 20  # pairs that a worker verifies at once
+LOADED = 128 << 20  # bytes of sets that a worker holds at once; a pair's, if those are more
 VERIFIED = np.dtype([("pair", "<u8"), ("similarity", "<f8")])
 
 
@@ -78,19 +79,39 @@ class Sets:
             self.start[members[key]], self.size[members[key]] = np.cumsum(sizes) - sizes, sizes
 
     def compare(self, later: np.ndarray, earlier: np.ndarray, threshold: float) -> np.ndarray:
-        """The Jaccard similarities of pairs, float64; 0 where it is known to be below the threshold."""
+        """The Jaccard similarities of pairs, float64; 0 where it is known to be below the threshold.
+
+        Pairs are compared as many at a time as have LOADED bytes of sets. For each time every file is looked into
+        once, in its order: looked into a pair of files at a time, the same page is found again for each.
+        """
         out = np.zeros(len(later))
-        one, other = self.file[later], self.file[earlier]
-        by_files = np.lexsort((other, one))
-        changes = np.flatnonzero((np.diff(one[by_files]) != 0) | (np.diff(other[by_files]) != 0)) + 1
-        for group in np.split(by_files, changes):
-            first, second = (np.memmap(self.files[part[group[0]] - 1], np.uint64, "r") for part in (one, other))
-            bounds, other_bounds = self._bounds(later[group]), self._bounds(earlier[group])
-            out[group] = similarities(first, bounds, second, other_bounds, threshold)
+        ends = np.cumsum(self.size[later].astype(np.int64) + self.size[earlier])
+        start = 0
+        while start < len(later):
+            done = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + LOADED // 8, "right")))
+            numbers = np.unique(np.concatenate([later[start:stop], earlier[start:stop]]))
+            hashes, bounds = self._loaded(numbers)
+            one, other = (bounds[np.searchsorted(numbers, part[start:stop])] for part in (later, earlier))
+            out[start:stop] = similarities(hashes, one, hashes, other, threshold)
+            start = stop
         return out
 
-    def _bounds(self, numbers: np.ndarray) -> np.ndarray:
-        return np.stack([self.start[numbers], self.start[numbers] + self.size[numbers]], 1)
+    def _loaded(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sets of some documents one after the other, uint64, and each one's bounds in it, int64[n, 2]."""
+        numbers = numbers.astype(np.int64)
+        order = np.lexsort((self.start[numbers], self.file[numbers]))
+        files, starts, sizes = (column[numbers[order]] for column in (self.file, self.start, self.size))
+        ends = np.cumsum(sizes, dtype=np.int64)
+        hashes = np.empty(int(ends[-1]), np.uint64)
+        for file in np.unique(files).tolist():
+            own = slice(*np.searchsorted(files, [file, file + 1]))
+            if ends[own.stop - 1] > ends[own.start] - sizes[own.start]:  # an empty file cannot be mapped
+                source = np.memmap(self.files[file - 1], np.uint64, "r")
+                copy_sets(source, starts[own], sizes[own], hashes, ends[own])
+        bounds = np.empty((len(numbers), 2), np.int64)
+        bounds[order] = np.stack([ends - sizes, ends], 1)
+        return hashes, bounds
 
 
 def _sets_file(folder: Path, round_: int, shard: Shard) -> Path:

@@ -478,9 +478,10 @@ def test_a_policy_by_position_would_be_noticed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_units(monkeypatch):
-    """Many partitions and ranges, so that there is a middle to stop in."""
+    """Many partitions and ranges, so that there is a middle to stop in, and few sets at once."""
     monkeypatch.setattr(candidates, "PARTITION", 50)
     monkeypatch.setattr(verify, "RANGE", 5)
+    monkeypatch.setattr(verify, "LOADED", 2000)
 
 
 @pytest.fixture(scope="module")
