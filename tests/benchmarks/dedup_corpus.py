@@ -12,14 +12,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 
 from curation.dedup.shingles import shingles
+from curation.keys import key_of, keyed_hash_of
 from tests.benchmarks.kernels import corpora
 
 LEVELS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)  # bounds of the bins of Jaccard similarity
 KINDS = ("revision", "truncation", "boilerplate", "moved", "template")
 WORDS = 150  # of a base document of the labelled pairs, about
+RUN, SHORT_RUNS = 4, 15  # words that stay together in a short document, and how many such runs it has
+RUN_CHARACTERS = 48  # what has no space for long is code or data, and would be most of a document
+DRAWN = 10_000  # short documents drawn at once
 
 
 class Pair(NamedTuple):
@@ -66,20 +71,51 @@ def documents(size: int, seed: int = 1) -> Iterator[tuple[str, str]]:
 
 
 def short_documents(count: int, seed: int = 1) -> Iterator[tuple[str, str]]:
-    """(id, text) of `count` documents of one to three real paragraphs, cut to about 60 words; one in ten is a
-    revision of the one before it, one in fifty a copy."""
-    generator = random.Random(seed)
-    pieces = [part for text in real_texts(40_000_000) for part in _paragraphs(text)]
-    text = ""
-    for number in range(count):
-        draw = generator.random()
-        if number and draw < 0.10:
-            text = " ".join(_revised(generator, text.split(" "), ["revised"], 0.02))
-        elif number == 0 or draw >= 0.12:
-            parts = (piece.split(" ") for piece in generator.choices(pieces, k=3))
-            starts = ((part, generator.randrange(max(1, len(part) - 20))) for part in parts)
-            text = " ".join(" ".join(part[start : start + 20]) for part, start in starts)
-        yield str(number), text
+    """(id, text) of `count` documents of 60 words: one in ten a revision of an earlier one, one in fifty a copy.
+
+    The others are new, however many there are: each is SHORT_RUNS runs of RUN words, drawn from the two million
+    different ones that 40 MB of real text have. A shingle of five words reaches over two runs (but for "words"
+    with punctuation inside), so two new documents share one only where they draw the same two runs in turn. The
+    pairs of near-duplicates are therefore those of revisions and copies, in proportion to `count`. What a document
+    revises is any new one before it, wherever that is: text number n depends on `seed` and n alone.
+    """
+    runs = np.array(_runs(), object)
+    for first in range(0, count, DRAWN):
+        numbers = np.arange(first, min(first + DRAWN, count))
+        drawn = _drawn(seed, numbers, SHORT_RUNS + 3)
+        tens, word = drawn[:, -3] % (numbers // 10 + 1), drawn[:, -1] % (SHORT_RUNS * RUN)
+        earlier = 10 * tens + drawn[:, -2] % 7  # those that end in 0 to 6 are new
+        revised, copied = numbers % 10 == 9, numbers % 50 == 7
+        base = np.where(revised | copied, earlier, numbers)
+        texts = runs[_drawn(seed, base, SHORT_RUNS) % len(runs)]
+        for number, parts, is_revised, place in zip(
+            numbers.tolist(), texts.tolist(), revised.tolist(), word.tolist(), strict=True
+        ):
+            text = " ".join(parts)
+            if is_revised:
+                words = text.split(" ")
+                words[place] = "revised"
+                text = " ".join(words)
+            yield str(number), text
+
+
+def _runs() -> list[str]:
+    """The different runs of RUN words, of up to RUN_CHARACTERS, of 40 MB of real text cut one after the other."""
+    found: dict[str, None] = {}
+    for text in real_texts(40_000_000):
+        words = text.split()
+        found |= dict.fromkeys(" ".join(words[at : at + RUN]) for at in range(0, len(words) - RUN + 1, RUN))
+    return [run for run in found if len(run) <= RUN_CHARACTERS]
+
+
+def _drawn(seed: int, numbers: np.ndarray, draws: int) -> np.ndarray:
+    """`draws` random integers of each number, int64[n, draws]: the same for the same number, 63 bits."""
+    drawn = keyed_hash_of(
+        np.repeat(numbers, draws).astype(np.uint64),
+        np.tile(np.arange(draws, dtype=np.uint64), len(numbers)),
+        key_of(seed, "short documents"),
+    )
+    return (drawn >> np.uint64(1)).astype(np.int64).reshape(-1, draws)
 
 
 def _paragraphs(text: str) -> list[str]:
