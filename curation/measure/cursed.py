@@ -10,85 +10,101 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from curation.measure.intrinsics import (
+    comma_mask,
+    going_on_mask,
+    line_end_mask,
+    ones,
+    sequences_mask,
+    space_mask,
+    trailing_zeros,
+)
 from curation.measure.unicode import SPACE
-from curation.measure.utf8 import decode
+from curation.measure.utf8 import BLOCK, block_at, decode
 
-STRINGS = (
-    " №", "\ufffd\ufffd\ufffd", "aute irure dolor ", " sunt in culpa qui ", "orem ipsum ", " quis nostrud ",
-    " adipisicing ", " dolore eu ", " cupidatat ", "autem vel eum", "wisi enim ad", " sex ", " porn ", "黄色电影",
-    "mp3", "ownload", "Vol.", " Ep.", "Episode", " шт.", "Develop", "Facebook", " crusher ", " xxx ",
-)  # fmt: skip
+# Each string with what it is looked for by: a few bytes of it that are rare elsewhere.
+STRINGS = {
+    " №": b"\x84\x96", "\ufffd\ufffd\ufffd": b"\xbd\xef", "aute irure dolor ": b"rur",
+    " sunt in culpa qui ": b"ulp", "orem ipsum ": b"psu", " quis nostrud ": b"rud", " adipisicing ": b"pis",
+    " dolore eu ": b" eu", " cupidatat ": b"pid", "autem vel eum": b"eum", "wisi enim ad": b"isi",
+    " sex ": b"sex", " porn ": b"orn", "黄色电影": b"\x94\xb5", "mp3": b"p3", "ownload": b"wnl", "Vol.": b"Vo",
+    " Ep.": b"Ep", "Episode": b"Ep", " шт.": b"\x82.", "Develop": b"Dev", "Facebook": b"Fac",
+    " crusher ": b"crus", " xxx ": b"xx",
+}  # fmt: skip
 # The others, which are looked for one by one:
 ENDINGS = (r" nr\.$", r"\|\s*$", r" г\.\s*$", r" кг\.\s*$")
 PATTERNS = (9 * " ...", 9 * " ....", 9 * " [^ ]", ", ..,,? ..,,? ..,,? ..,,?")
-_REPEATS = 9  # of the groups of the first three
+_APART_2, _APART_4, _APART_5 = (np.uint64(sum(1 << by * times for times in range(9))) for by in (2, 4, 5))
+_ALL_17 = np.uint64((1 << 17) - 1)  # for the last of these no space may lie between
+LONGEST = 45  # characters of a pattern
+ALL, _1 = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
 
 
-def automaton(strings: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Aho and Corasick (1975) over UTF-8: the class of each byte, uint8 (256,); the next state by state and class,
-    int16 (states, classes); and whether one of the strings ends in a state, bool (states,)."""
-    encoded = [string.encode() for string in strings]
-    alphabet = sorted(set(b"".join(encoded)))
-    classes = np.zeros(256, np.uint8)  # class 0: bytes of none of the strings
-    classes[alphabet] = np.arange(1, len(alphabet) + 1)
-    prefixes = sorted(
-        {word[:size] for word in encoded for size in range(len(word) + 1)}, key=lambda p: (len(p), p)
-    )
-    number = {prefix: state for state, prefix in enumerate(prefixes)}
-    following = np.zeros((len(prefixes), len(alphabet) + 1), np.int16)
-    accepts = np.zeros(len(prefixes), np.bool_)
-    for state, prefix in enumerate(prefixes):
-        accepts[state] = any(prefix.endswith(word) for word in encoded)
-        for byte in alphabet:
-            longest = prefix + bytes([byte])
-            while longest not in number:
-                longest = longest[1:]
-            following[state, classes[byte]] = number[longest]
-    return classes, following, accepts
-
-
-CLASSES, NEXT, ACCEPTS = automaton(STRINGS)
+_STRINGS = np.array([[*string.encode().ljust(20, b"\0")] for string in STRINGS], np.uint8)
+_PLACES = np.array([string.encode().index(rare) for string, rare in STRINGS.items()])
+_RARE = np.array([int.from_bytes(rare[:2], "little") for rare in STRINGS.values()])
+rare_mask = sequences_mask(dict.fromkeys(STRINGS.values()))
+TABLES = (_STRINGS, _PLACES, _RARE)
 
 
 @njit(nogil=True)
-def is_cursed(data, start, end, flags, classes, following, accepts, scratch):
-    """Whether one of the strings or patterns is found in the sentence from byte `start` to `end`.
-
-    `scratch`, int64 (4, 5), is overwritten.
-    """
-    if _ends_cursed(data, start, end, flags):
-        return True
-    state, chars, last, run = 0, 0, -9, 0
-    last4, last5, runs4, runs5 = scratch[0], scratch[1], scratch[2], scratch[3]
-    scratch[:2] = -9  # where spaces lay: characters from the start
-    for at in range(start, end):
-        byte = data[at]
-        state = following[state, classes[byte]]
-        if accepts[state]:
+def holds_string(data, at, start, end, tables):
+    """Whether one of the strings lies in the sentence from byte `start` to `end`, its rare bytes at `at`."""
+    strings, places, rare = tables
+    for number in range(len(strings)):
+        if rare[number] != np.int64(data[at]) | np.int64(data[at + 1]) << 8:
+            continue
+        first, length = at - places[number], 0
+        if first < start:
+            continue
+        while strings[number, length] and first + length < end and data[first + length] == strings[number, length]:
+            length += 1
+        if strings[number, length] == 0:
             return True
-        if byte == 0x20:
-            # Spaces that lie 4, 5 or 2 characters apart; for the last, none may lie between them.
-            by4, by5 = chars % 4, chars % 5
-            runs4[by4] = runs4[by4] + 1 if last4[by4] == chars - 4 else 1
-            runs5[by5] = runs5[by5] + 1 if last5[by5] == chars - 5 else 1
-            run = run + 1 if last == chars - 2 else 1
-            last4[by4] = last5[by5] = last = chars
-            if runs4[by4] >= _REPEATS and _on_one_line(data, at + 1, end, 3):
-                return True
-            if runs5[by5] >= _REPEATS and _on_one_line(data, at + 1, end, 4):
-                return True
-            if run >= _REPEATS and at + 1 < end and data[at + 1] != 0x20:
-                return True
-        elif byte == 0x0A:
-            scratch[:2] = -9
-        elif byte == 0x2C and _is_list_of_pairs(data, at + 1, end):
-            return True
-        chars += byte & 0xC0 != 0x80
     return False
 
 
 @njit(nogil=True)
-def _ends_cursed(data, start, end, flags):
+def holds_pattern(data, start, stop, end):
+    """Whether one of PATTERNS begins and has all its spaces or commas from byte `start` to `stop` of a sentence.
+
+    The sentence ends at byte `end`.
+    """
+    # Bit n: whether a space lies n characters before the last one; on its line alone, and anywhere.
+    line, whole = np.uint64(0), np.uint64(0)
+    before, last, at = 0, start, start
+    while at < stop:
+        place, shift = block_at(data, at)
+        known = min(BLOCK, stop - at)
+        inside = ALL >> np.uint64(BLOCK - known)
+        goes_on = going_on_mask(data, place) >> shift & inside
+        found = space_mask(data, place) | line_end_mask(data, place) | comma_mask(data, place)
+        found = found >> shift & inside
+        while found:
+            bit = trailing_zeros(found)
+            found &= found - _1
+            byte, following = data[at + bit], at + bit + 1
+            if byte == 0x20:
+                chars = before + bit - ones(goes_on & (_1 << np.uint64(bit)) - _1)
+                by = np.uint64(min(chars - last, 63))
+                line, whole, last = line << by | _1, whole << by | _1, chars
+                if line & _APART_4 == _APART_4 and _on_one_line(data, following, end, 3):
+                    return True
+                if line & _APART_5 == _APART_5 and _on_one_line(data, following, end, 4):
+                    return True
+                if whole & _ALL_17 == _APART_2 and following < end and data[following] != 0x20:
+                    return True
+            elif byte == 0x0A:
+                line = np.uint64(0)
+            elif _is_list_of_pairs(data, following, end):
+                return True
+        before += known - ones(goes_on)
+        at += known
+    return False
+
+
+@njit(nogil=True)
+def ends_cursed(data, start, end, flags):
     full_stop = end - start >= 4 and data[end - 1] == 0x2E
     if full_stop and data[end - 2] == 0x72 and data[end - 3] == 0x6E and data[end - 4] == 0x20:  # " nr."
         return True

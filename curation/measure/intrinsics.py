@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 
 from llvmlite import ir
@@ -157,6 +158,50 @@ def _range(first: int, last: int):
     return lambda builder, lanes: _between(builder, lanes, first, last)
 
 
+def any_byte_mask(chosen: bytes):
+    """An intrinsic like `word_mask`, of the bytes in `chosen`."""
+    return _mask_of(_any(*map(_is, chosen)))
+
+
+def _shifted(builder, lanes, by: int):
+    """The lanes from number `by` on, then zeros."""
+    places = ir.Constant(ir.VectorType(_INT, 64), list(range(by, by + 64)))
+    return builder.shuffle_vector(lanes, _all(0), places) if by else lanes
+
+
+def sequences_mask(sequences: Iterable[bytes]):
+    """An intrinsic like `word_mask`, of the bytes at which one of the sequences begins.
+
+    One that goes on past the block is not found.
+    """
+    sequences = list(sequences)
+
+    def choose(builder, lanes):
+        shifted = [_shifted(builder, lanes, by) for by in range(max(map(len, sequences)))]
+        least = _all(0xFF)  # 0 in the lanes at which a sequence begins
+        for sequence in sequences:
+            others = [builder.xor(shifted[by], _all(byte)) for by, byte in enumerate(sequence)]
+            other = reduce(builder.or_, others)
+            least = builder.select(builder.icmp_unsigned("<", least, other), least, other)
+        return builder.icmp_unsigned("==", least, _all(0))
+
+    return _mask_of(choose)
+
+
+def pairs_mask(*pairs: tuple[tuple[int, int], tuple[int, int]]):
+    """An intrinsic like `word_mask`, of the bytes from which on two are of the first and last values of a pair."""
+
+    def choose(builder, lanes):
+        both = lanes, _shifted(builder, lanes, 1)
+        found = [
+            builder.and_(*(_between(builder, one, *span) for one, span in zip(both, pair, strict=True)))
+            for pair in pairs
+        ]
+        return reduce(builder.or_, found)
+
+    return _mask_of(choose)
+
+
 def _letters(builder, lanes):
     return _between(builder, builder.or_(lanes, _all(0x20)), 0x61, 0x7A)
 
@@ -167,6 +212,9 @@ capital_mask = _mask_of(_range(0x41, 0x5A))  # A to Z
 digit_mask = _mask_of(_range(0x30, 0x39))  # 0 to 9
 middle_mask = _mask_of(_any(_is(0x27), _is(0x2E)))  # ' and .
 comma_mask = _mask_of(_is(0x2C))
+space_mask = _mask_of(_is(0x20))
+end_mask = _mask_of(_any(_is(0x2E), _is(0x21), _is(0x3F)))  # . ! ?
+going_on_mask = _mask_of(_range(0x80, 0xBF))  # bytes that go on a character of UTF-8
 beyond_mask = _mask_of(lambda builder, lanes: builder.icmp_signed("<", lanes, _all(0)))  # beyond ASCII
 string_mask = _mask_of(_in_string)  # what ends a run of plain bytes in a JSON string: " \ and control characters
 line_end_mask = _mask_of(lambda builder, lanes: builder.icmp_unsigned("==", lanes, _all(0x0A)))

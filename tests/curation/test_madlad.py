@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from curation.measure.cursed import ENDINGS, PATTERNS, STRINGS
-from curation.measure.madlad import COUNTS, GROUP
+from curation.measure.madlad import COUNTS, GROUP, lower_mask
+from curation.measure.unicode import FLAGS, UPPER
 from tests.curation.test_measure import unicode_words
 
 CURSED = [
@@ -82,6 +85,22 @@ def test_long_runs(before, piece, times):
 def test_each_string_is_found(string):
     assert measured(f"nothing here. well x{string}y and more. nothing there.")["madlad_cursed"] == 1
     assert measured(f"nothing here. well x{string[:-1]}")["madlad_cursed"] == 0
+
+
+def test_no_character_that_is_taken_for_lowercase_is_uppercase():
+    points = [point for point in range(0x80, 0x110000) if not 0xD800 <= point < 0xE000]
+    encoded = np.frombuffer("".join(chr(point).ljust(64, "\0") for point in points).encode("utf-8"), np.uint8)
+    starts = np.cumsum([0] + [len(chr(point).encode()) + 63 for point in points[:-1]])
+    found = np.zeros(len(points), np.bool_)
+    _taken_for_lowercase(encoded, starts, found)
+    assert not (FLAGS[points][found] & UPPER).any()
+    assert found.sum() > 40_000
+
+
+@njit
+def _taken_for_lowercase(data, starts, out):
+    for number in range(len(starts)):
+        out[number] = lower_mask(data, starts[number]) & np.uint64(1) != 0
 
 
 def test_the_columns_are_those_of_the_group():

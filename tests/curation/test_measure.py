@@ -226,6 +226,7 @@ def test_invalid_utf8_is_read_within_its_bounds(documents, beyond):
         assert pa.table(text_columns(single)).equals(alone.slice(place, 1))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_decoding_is_python_s(text):
     data, (at, end) = text_buffers(pa.array([text], pa.large_string()))
