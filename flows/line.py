@@ -296,7 +296,9 @@ class Line:
         )
 
     def mix(self) -> None:
-        """Catalogs to mixes, held-out sets and token data."""
+        """Catalogs to mixes, held-out sets and token data; nothing for a pipeline that only curates."""
+        if not self.recipes:
+            return
         for name in self.recipes:
             self.mixes[name] = self.mix_one(name)
         evaluated = {}

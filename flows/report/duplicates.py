@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -25,7 +26,7 @@ def duplicates(run: Run) -> list[dict[str, Any]]:
     near, same = run.step("dedup-fuzzy"), run.step("dedup-exact")
     if near is not None:
         views.append(_near(run, near))
-    if same is not None:
+    if same is not None and _parts(same):
         views.append(_exact(run, same))
     return views
 
@@ -74,8 +75,12 @@ def _exact(run: Run, output: StepOutput) -> dict[str, Any]:
 
 
 def _ledger(output: StepOutput) -> pl.LazyFrame:
-    paths = sorted((output.folder / "ledger").glob("*/*.parquet"))
-    return pl.scan_parquet(paths, include_file_paths="path", hive_partitioning=False, glob=False)
+    return pl.scan_parquet(_parts(output), include_file_paths="path", hive_partitioning=False, glob=False)
+
+
+def _parts(output: StepOutput) -> list[Path]:
+    """The ledger's files; none where no source gave a document."""
+    return sorted((output.folder / "ledger").glob("*/*.parquet"))
 
 
 def _described(run: Run, groups: list[list[Row]], *, compare: bool) -> list[dict[str, Any]]:

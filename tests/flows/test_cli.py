@@ -210,6 +210,18 @@ def test_files_that_cannot_be_used_are_told_without_a_traceback(project, tmp_pat
         assert "Traceback" not in done.stderr
 
 
+def test_a_pipeline_of_rubbish_is_reported(tmp_path):
+    """No source gives a document: every station has nothing to do, and the report says where the records are."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "rubbish.jsonl").write_bytes(b"\xff\xfe\n{\n")
+    source = "{name: rubbish, type: Text, reader: records, root: " + str(tmp_path / "raw") + "}"
+    (tmp_path / "pipeline.yaml").write_text(f"name: rubbish\nseed: 1\nsources:\n- {source}\n")
+    done = mixwright("run", tmp_path / "pipeline.yaml", "-w", tmp_path / "work", "--no-orchestrator")
+    assert done.returncode == 0, done.stderr
+    assert "none of 2 records gave a document" in done.stdout + done.stderr
+    assert len(list((tmp_path / "work").glob("runs/*/report.html"))) == 1
+
+
 def test_a_message_neither_wraps_nor_steers_the_terminal(project, tmp_path):
     """In a pipe a path stays in one piece, with brackets in it; a control code does not get through."""
     workspace = tmp_path / ("[red]" + "long-name-" * 12)
