@@ -637,7 +637,7 @@ def whatif(
 
     Nothing is decided: the answer comes from stored measurements.
 
-    Example: mixwright whatif all --profile dolma3 --set few_words=30 --set symbols=off
+    Example: mixwright whatif web papers --profile dolma3 --set few_words=30 --set symbols=off
     """
     from curation.rules.profile import load_profile
     from flows.pools import measured_pools

@@ -82,9 +82,11 @@ def require_measurements(profile: Profile, pools: Iterable[MeasuredPool]) -> Non
     That is a measurement of a group that was not taken, one of documents that a short circuit dropped, or one of
     text that other edits were made to.
     """
+    pools = list(pools)
+    fit = [pool.source for pool in pools if _edits(pool) == list(profile.edits)]
     for pool in pools:
         require_whole(profile, pool.measured)
-        edits = pool.measured.record["config"].get("edits", [])
+        edits = _edits(pool)
         language_of = pool.measured.record["config"].get("language_of", "edited")
         if edits and language_of != profile.language_of and list(profile.edits) == edits:
             raise ConfigError(
@@ -97,12 +99,17 @@ def require_measurements(profile: Profile, pools: Iterable[MeasuredPool]) -> Non
                 f"profile '{profile.name}' edits text by {', '.join(profile.edits) or 'nothing'}, but pool "
                 f"'{pool.source}' was measured with {', '.join(edits) or 'no edits'}, which changes gzip ratio, "
                 "language and more. Name the profile in the pipeline file and run it --until curate"
+                + (f"; or ask for the pools that fit alone: {', '.join(fit)}" if fit else "")
             )
         for path in pool.measured.shards()[:1]:
             present = pq.read_schema(path).names
             for name in profile.measurements:
                 if name not in present:
                     raise ConfigError(_without(profile, pool.source, name, present))
+
+
+def _edits(pool: MeasuredPool) -> list[str]:
+    return pool.measured.record["config"].get("edits", [])
 
 
 def _without(profile: Profile, source: str, name: str, present: list[str]) -> str:
