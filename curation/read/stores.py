@@ -8,21 +8,51 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import re
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow.fs as pafs
 
 from curation.config import ConfigError
 
 NATIVE = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # the schemes that pyarrow reads itself
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BUFFER = 8 << 20  # bytes of one request
 ATTEMPTS = 4
 PAUSE = 0.5  # seconds before the second attempt, doubled before each one after
+SILENCE = 15  # seconds without a byte after which S3 is asked again
+S3_ATTEMPTS = 3  # of the client itself, within each of ours
+# What no other attempt will change.
+_FINAL = re.compile(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES|EXPIRED_TOKEN|status 40[13]")
+
+Result = TypeVar("Result")
 
 
 class StoreError(Exception):
     """A remote store does not answer; no record is to blame."""
+
+
+def again(name: str, request: Callable[[], Result]) -> Result:
+    """The answer to a request, which is repeated when it fails. Raises StoreError when it fails for good.
+
+    What is not there is a FileNotFoundError, at once.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return request()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if _FINAL.search(str(error)):
+                raise StoreError(f"{name}: {error}; check bucket, credentials and what they allow") from error
+            if attempt == ATTEMPTS:
+                raise StoreError(f"{name}: {error} ({ATTEMPTS} attempts)") from error
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+    raise AssertionError("unreachable")
 
 
 class _Status(NamedTuple):
@@ -60,7 +90,7 @@ def is_remote(root: str) -> bool:
 
 def remote_files(root: str) -> list[RemotePath]:
     """All files below a URI, sorted by their path. Raises ConfigError where store or folder are not there."""
-    system, base = _system(root)
+    system, base = file_system(root)
     try:
         found = system.get_file_info(pafs.FileSelector(base, recursive=True))
     except (OSError, ValueError, ImportError) as error:
@@ -74,10 +104,17 @@ def remote_files(root: str) -> list[RemotePath]:
     return sorted(files, key=lambda file: file.relative)
 
 
+def file_system(root: str) -> tuple[pafs.FileSystem, str]:
+    """The store of a URI and the place in it. Raises ConfigError for a URI of no store."""
+    return _opened(root, next(filter(None, map(os.environ.get, S3_ENDPOINTS)), None))
+
+
 @functools.cache
-def _system(root: str) -> tuple[pafs.FileSystem, str]:
+def _opened(root: str, endpoint: str | None) -> tuple[pafs.FileSystem, str]:
     scheme = root.partition("://")[0]
     try:
+        if scheme == "s3":
+            return _s3(root, endpoint)
         if scheme in NATIVE:
             return pafs.FileSystem.from_uri(root)
         import fsspec
@@ -88,22 +125,43 @@ def _system(root: str) -> tuple[pafs.FileSystem, str]:
         raise ConfigError(f"root '{root}': no store of this kind: {error}") from None
 
 
+def _s3(root: str, endpoint: str | None) -> tuple[pafs.FileSystem, str]:
+    """As `pyarrow.fs.FileSystem.from_uri` makes it, and given up after SILENCE, which a URI cannot say."""
+    parts = urlsplit(root)
+    options = dict(parse_qsl(parts.query))
+    if parts.username or options.keys() - {"region", "scheme", "endpoint_override"}:
+        return pafs.FileSystem.from_uri(root)
+    endpoint = options.get("endpoint_override") or endpoint
+    system = pafs.S3FileSystem(
+        region=options.get("region") or (None if endpoint else pafs.resolve_s3_region(parts.netloc)),
+        scheme=options.get("scheme"),
+        endpoint_override=endpoint,
+        request_timeout=SILENCE,
+        connect_timeout=SILENCE,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        allow_delayed_open=True,  # one request for a small file
+    )
+    return system, f"{parts.netloc}{unquote(parts.path)}".rstrip("/")
+
+
 class _Remote(io.RawIOBase):
     """A remote file whose requests are repeated when they fail."""
 
     def __init__(self, path: RemotePath):
         self._path, self._place = path, 0
-        self._file = self._again(lambda: _system(path.root)[0].open_input_file(path.key))
+        self._file = self._again(lambda: file_system(path.root)[0].open_input_file(path.key))
 
-    def _again(self, request):
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return request()
-            except OSError as error:
-                if attempt == ATTEMPTS:
-                    raise StoreError(f"{self._path}: {error} ({ATTEMPTS} attempts)") from error
-                time.sleep(PAUSE * 2 ** (attempt - 1))
-        raise AssertionError("unreachable")
+    def _again(self, request: Callable[[], Result]) -> Result:
+        try:
+            return again(str(self._path), request)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self._path}: {error}") from error
+
+    def _read(self, size: int) -> bytes:
+        data = self._file.read_at(size, self._place)
+        if len(data) < size:  # else a body that was cut would look like the file's end
+            raise OSError(f"{len(data)} of {size} bytes came")
+        return data
 
     def readable(self) -> bool:
         return True
@@ -122,7 +180,7 @@ class _Remote(io.RawIOBase):
         size = min(len(buffer), self._path.size - self._place)
         if size <= 0:
             return 0
-        data = self._again(lambda: self._file.read_at(size, self._place))
+        data = self._again(lambda: self._read(size))
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)

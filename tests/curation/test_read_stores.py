@@ -140,6 +140,32 @@ def test_a_store_that_fails_stops_the_run_and_blames_no_record(tmp_path, s3, mon
         ingest(Context(tmp_path / "ws"), Source(name="s", reader="records", root="s3://bucket/fail"))
 
 
+def test_an_answer_that_is_cut_is_no_end_of_a_file(s3, monkeypatch):
+    s3("cut/a.jsonl", b"0123456789")
+    (path,) = remote_files("s3://bucket/cut")
+    monkeypatch.setattr(stores, "PAUSE", 0)
+    answers = [b"", b"0123", b"0123456789"]
+
+    class Cut:
+        def read_at(self, size, place):
+            return answers.pop(0)[:size]
+
+        def close(self):
+            pass
+
+    opened = stores._Remote.__init__
+
+    def cut(self, path):
+        opened(self, path)
+        self._file = Cut()
+
+    monkeypatch.setattr(stores._Remote, "__init__", cut)
+    assert path.open().read() == b"0123456789"
+    answers += [b"0123"] * stores.ATTEMPTS
+    with pytest.raises(StoreError, match="4 of 10 bytes came"):
+        path.open().read()
+
+
 def test_any_scheme_of_fsspec_is_read(tmp_path):
     fsspec = pytest.importorskip("fsspec")
     root = f"memory://{uuid.uuid4().hex}"
