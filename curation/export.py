@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from curation import remote
 from curation.encoder import FOLDER
 from curation.executor import Executor
 from curation.files import TEMPORARY, file_hash, read_json, remove, write_json
@@ -71,6 +72,7 @@ class Form(ABC):
 
 def export_mix(form: Form, folder: Path, executor: Executor) -> dict[str, Any]:
     """Write a mix to `folder` in a form; the record, as in `export.json`. What is there already is not done again.
+    A mirror of `curation.remote` is published.
 
     Raises ExportError for a folder that holds something else, and where the tokens or documents written are not
     those of the manifest.
@@ -84,6 +86,16 @@ def export_mix(form: Form, folder: Path, executor: Executor) -> dict[str, Any]:
         "tokenizer_hash": form.tokenizer.content,
         "part_bytes": form.part_bytes,
     }
+    store = remote.of_results(folder)
+    if store is not None:
+        store.require_ours(RECORD, identity)
+    record = _written(form, folder, identity, executor)
+    if store is not None:
+        store.publish_results(folder, RECORD, leave_out=UNDER_WAY)
+    return record
+
+
+def _written(form: Form, folder: Path, identity: dict[str, Any], executor: Executor) -> dict[str, Any]:
     scratch = folder / UNDER_WAY
     if (folder / RECORD).is_file():
         record = read_json(folder / RECORD)

@@ -23,7 +23,7 @@ from curation.config import Count, Share, Strict
 from curation.files import atomic, remove, write_parquet
 from curation.keys import key_of, keyed_hash
 from curation.measure.render import rendered_text
-from curation.mix.manifest import MANIFEST, Manifest, load_manifest, write_manifest
+from curation.mix.manifest import HEAD, MANIFEST, Manifest, load_manifest, write_manifest
 from curation.overlap import FREE, Grams, compared, ngram_text, ngrams_of
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
@@ -65,7 +65,7 @@ def heldout(
     Of each source of the kind, `max_documents` held-out documents by keyed hash are candidates. Raises ValueError
     without a mix, or if a mix was made from another pool or another tokenizer than the others.
     """
-    manifests = {name: load_manifest(output.folder) for name, output in sorted(mixes.items())}
+    manifests = {name: load_manifest(output.file(HEAD).parent) for name, output in sorted(mixes.items())}
     tokenizer = _shared_tokenizer(manifests)
     trained = sorted({source for manifest in manifests.values() for source in manifest.head["pools"]})
     for name, manifest in manifests.items():
@@ -78,6 +78,8 @@ def heldout(
     inputs |= {f"pool/{source}": pools[source].content for source in sorted({*sources, *trained})}
 
     def work(build: Build) -> None:
+        for output in mixes.values():
+            output.fetch()
         candidates = _candidates(catalogs, sources, config)
         grams, bounds = _wanted(candidates, pools, config.ngram)
         found = _scan(build, np.unique(grams), manifests, pools, config.ngram)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments
 from curation.encoder import Encoded, Encoder, load_encoder
 from curation.files import remove, sync, write_parquet
-from curation.mix.manifest import Manifest, require_verified
+from curation.mix.manifest import HEAD, Manifest, load_manifest, require_verified
 from curation.preference.margin import margin_of, margins
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
@@ -65,13 +65,15 @@ def materialise(
     ManifestError for a manifest that is not sound, TokenCountError; ValueError if a pool or the tokenizer is
     not the one that the manifest was made from.
     """
-    mix = require_verified(manifest.folder)
+    mix = load_manifest(manifest.file(HEAD).parent) if manifest.store else require_verified(manifest.folder)
     sources = sorted(mix.head["pools"])
     require_same_inputs(mix, pools, tokenizer)
     inputs = {"manifest": mix.hash, "tokenizer": tokenizer.content}
     inputs |= {f"pool/{source}": pools[source].content for source in sources}
 
     def work(build: Build) -> None:
+        if manifest.store:  # which is verified here alone: a run that has nothing to do fetches no rows
+            require_verified(manifest.folder)
         rows = mix.rows()
         paired = are_pairs(rows, mix.folder)
         lengths = rows["tokens"].to_numpy().astype(np.int64)

@@ -4,6 +4,9 @@ The folder of a step is `<workspace>/steps/<name>/<fingerprint>`; the fingerprin
 config literals and the content hashes of its inputs, and nothing else (no path, date, worker count or engine).
 A step whose `step.json` is there, with every file it lists, is complete and is not run again. Before that, each
 finished unit is kept in `.units/`, so a killed run loses at most the units under way.
+
+In the mirror of a workspace on a store (`curation.remote`) a step is there if the store has its record. What is
+built here is published before anything else may use it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import psutil
 import pyarrow as pa
 from pydantic import BaseModel
 
+from curation import remote
 from curation.executor import Executor, Kind, LocalExecutor
 from curation.files import (
     TEMPORARY,
@@ -33,8 +37,9 @@ from curation.files import (
     write_json,
     write_parquet,
 )
+from curation.objects import CorruptError
 
-RECORD = "step.json"
+RECORD = remote.RECORD
 UNITS = ".units"
 
 
@@ -86,9 +91,30 @@ class Context:
 class StepOutput:
     """A complete step: where its files are and what its record says."""
 
-    folder: Path
+    place: Path  # its folder; of a step on a store where the files come when they are asked for
     record: dict[str, Any]
     reused: bool = False
+    store: remote.Store | None = None  # where the files are that may not be here
+
+    def __reduce__(self):  # for a worker the files are at hand
+        return StepOutput, (self.folder, self.record, self.reused)
+
+    @property
+    def folder(self) -> Path:
+        """The folder with all files in it: see `fetch`."""
+        self.fetch()
+        return self.place
+
+    def fetch(self) -> None:
+        """See to it that all files are here, where the step is on a store. Raises StoreError."""
+        if self.store is not None:
+            self.store.materialise(self.place, self.record)
+
+    def file(self, name: str) -> Path:
+        """One file of the folder, where no other is needed. Raises KeyError for one that the step has not."""
+        if self.store is not None:
+            return self.store.file(self.place, self.record, name)
+        return self.place / name
 
     @property
     def name(self) -> str:
@@ -195,11 +221,7 @@ def step(
         with _lease(folder, name):
             output = load(folder)  # another process may have finished it while this one waited
             if output is None:
-                _run(context, folder, {**identity, "fingerprint": fingerprint}, work)
-                output = load(folder)
-                output = StepOutput(output.folder, output.record)
-            else:
-                output = StepOutput(output.folder, output.record, reused=True)
+                output = _make(context, folder, {**identity, "fingerprint": fingerprint}, work)
     context.outputs.append(output)
     context.progress.end(output)
     if context.strict and output.record["alarms"]:
@@ -208,7 +230,22 @@ def step(
 
 
 def load(folder: Path) -> StepOutput | None:
-    """The complete step in `folder`; None if its record or a file of it is missing or of another size."""
+    """The complete step in `folder`; None if its record or a file of it is missing or of another size.
+
+    In the mirror of a store: if the store has its record. Raises curation.remote.StoreError.
+    """
+    store = remote.of(folder)
+    if store is None:
+        return _complete(folder)
+    record = store.record(folder)
+    if record is None:
+        return None
+    here = _complete(folder)
+    is_here = here is not None and here.content == record["content"]
+    return StepOutput(folder, record, reused=True, store=None if is_here else store)
+
+
+def _complete(folder: Path) -> StepOutput | None:
     try:
         record = read_json(folder / RECORD)
         files = record["files"].items()
@@ -223,8 +260,11 @@ def load(folder: Path) -> StepOutput | None:
 
 def find(workspace: Path, name: str, content: str) -> StepOutput | None:
     """The complete step of that name and content hash, whatever it was made of; None if there is none."""
-    for record in sorted((Path(workspace) / "steps" / name).glob(f"*/{RECORD}")):
-        output = load(record.parent)
+    below = Path(workspace) / "steps" / name
+    store = remote.of(below)
+    folders = (path.parent for path in below.glob(f"*/{RECORD}")) if store is None else store.folders(below)
+    for folder in sorted(folders):
+        output = load(folder)
         if output is not None and output.content == content:
             return output
     return None
@@ -239,6 +279,32 @@ def verify_files(output: StepOutput) -> list[str]:
         if found != entry["hash"]:
             wrong.append(f"{path}: expected {entry['hash']}, found {found}")
     return wrong
+
+
+def _make(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> StepOutput:
+    """Do the work and, in a mirror, publish it."""
+    store = remote.of(folder)
+    made = None if store is None else _complete(folder)  # by a run that ended before the store had it all
+    reused = made is not None
+    if made is None:
+        _run(context, folder, identity, work)
+        made = _complete(folder)
+    if store is not None:
+        theirs = store.record(folder)  # another machine was faster
+        if theirs is not None and theirs["content"] != made.content:
+            remove(folder)
+            return load(folder)
+        if theirs is None:
+            _publish(store, made)
+    return StepOutput(folder, made.record, reused)
+
+
+def _publish(store: remote.Store, made: StepOutput) -> None:
+    try:
+        store.publish(made.place, made.record)
+    except CorruptError as error:
+        require_sound([made], f"publishing {made.name}", error)
+        raise
 
 
 def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> None:
@@ -306,16 +372,27 @@ def require_sound(outputs: list[StepOutput], name: str, error: Exception) -> Non
     """
     damaged = []
     for output in outputs:
-        if wrong := verify_files(output):
+        is_here = output.store is None or output.store.is_here(output.place)
+        if is_here and (wrong := verify_files(output)):
             damaged += wrong
-            remove(output.folder / UNITS)
-            remove(output.folder / RECORD)
+            remove(output.place / UNITS)
+            remove(output.place / RECORD)
+            if (store := remote.of(output.place)) is not None:
+                store.forget(output.place)
     if damaged:
         raise DamagedError(
             f"{name} failed ({type(error).__name__}) on files that are not as they were written:\n"
             + "\n".join(damaged)
-            + "\nThe steps that they belong to count as not there now: the same command makes them again"
+            + "\nThe steps that they belong to count as not there now: the same command makes them again, or "
+            "fetches them where they are on a store"
         ) from error
+
+
+def withdraw(output: StepOutput) -> None:
+    """Remove a step that must be made again, on its store too."""
+    if (store := remote.of(output.place)) is not None:
+        store.withdraw(output.place)
+    remove(output.place)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,8 @@ def show(run: Run) -> None:
     create_table_artifact([row(step) for step in steps[:ROWS]], key=f"{name}-stations", description=run.name)
     if mixes := run.steps("mix/"):
         create_markdown_artifact(accounts(mixes), key=f"{name}-mixes", description=run.name)
-    if (run.folder / CHANGES).exists():
-        text = changes(read_json(run.folder / CHANGES))
+    if (told := run.file(CHANGES)).exists():
+        text = changes(read_json(told))
         create_markdown_artifact(text, key=f"{name}-changes", description=run.name)
     report = run.folder / REPORT
     create_link_artifact(report.as_uri(), link_text=str(report), key=f"{name}-report", description=run.name)
@@ -52,7 +52,7 @@ def accounts(mixes: dict[str, StepOutput]) -> str:
     """The account of every mix as Markdown tables."""
     parts = []
     for name, mix in mixes.items():
-        head = read_json(mix.folder / "mix.json")
+        head = read_json(mix.file("mix.json"))
         parts += [f"## {name}, manifest `{head['hash'][:16]}`", ""]
         parts += ["| source | pool | target | tokens | share | repeats |", "|---|---|---|---|---|---|"]
         for line in head["account"]:

@@ -49,8 +49,34 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+def _workspace(place: str | Path) -> Path:
+    from curation.remote import open_workspace
+
+    return open_workspace(place)
+
+
+def _results(place: str | Path) -> Path:
+    from curation.remote import open_results
+
+    return open_results(place)
+
+
+def _local(place: str | Path) -> Path:
+    if "://" in str(place):
+        raise typer.BadParameter(f"'{place}': this has to lie on a disk of this machine")
+    return Path(place)
+
+
 Workspace = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="MIXWRIGHT_WORKSPACE", help="Folder that holds all results.")
+    Path,
+    typer.Option(
+        "--workspace",
+        "-w",
+        envvar="MIXWRIGHT_WORKSPACE",
+        parser=_workspace,
+        metavar="FOLDER|URL",
+        help="Folder that holds all results, or s3://bucket/prefix and the like, worked on in MIXWRIGHT_CACHE.",
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Units of work at once. Default: one for each core.")]
 Engine = Annotated[
@@ -59,7 +85,10 @@ Engine = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="The cluster of dask or ray. Default: one on this machine, for the run alone."),
+    typer.Option(
+        help="The cluster of dask or ray, whose machines share the workspace's folder (of a URL: its mirror in "
+        "MIXWRIGHT_CACHE). Default: one on this machine, for the run alone."
+    ),
 ]
 StrictMode = Annotated[bool, typer.Option("--strict", help="Fail on whatever is otherwise counted and reported.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
@@ -107,6 +136,7 @@ def _exit_code(error: Exception) -> Exit | None:
 def _known_errors() -> dict[str, Exit]:
     return {
         "ConfigError": Exit.USAGE,
+        "StoreError": Exit.FAILED,
         "RecipeError": Exit.USAGE,
         "ProfileError": Exit.USAGE,
         "InfeasibleError": Exit.NEGATIVE,
@@ -184,6 +214,7 @@ def run(
     elif missing is None and (latest := finished_run(options)) is not None:
         out.print("[green]nothing to do[/]: inputs, recipes and code are as before, every step is there")
         out.print(f"latest run: {latest.name}; report: {_escape(latest.folder / 'report.html')}")
+        _tell_address(workspace)
     else:
         _run_and_summarise(options, no_orchestrator)
 
@@ -211,6 +242,14 @@ def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
             finished = run_flow(options, terminal, terminal.stage)
     print_summary(finished, out)
     out.print(f"\nreport: {_escape(finished.folder / 'report.html')}")
+    _tell_address(options.workspace)
+
+
+def _tell_address(place: Path) -> None:
+    from curation.remote import shown
+
+    if shown(place) != str(place):
+        out.print(f"published: {_escape(shown(place))}")
 
 
 @app.command()
@@ -404,9 +443,10 @@ def mix(
     with open_executor(engine, workers, address, place) as executor, Terminal(out) as terminal:
         context = Context(place, executor, strict, progress=terminal)
         built = build_mix(recipe, _with_exact(settings, exact), context, terminal.stage(direct))
-    head = read_json(built.folder / "mix.json")
+    head = read_json(built.file("mix.json"))
     print_account(head["name"], head["account"], head["totals"], out, buckets)
-    out.print(f"manifest {head['hash'][:16]}: {_escape(built.folder)}")
+    out.print(f"manifest {head['hash'][:16]}: {_escape(built.place)}")
+    _tell_address(built.place)
 
 
 @app.command()
@@ -515,7 +555,9 @@ def pairs(
 @app.command()
 def export(
     name: Annotated[str, typer.Argument(help="A training stage of the run; with --as, a mix.")],
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=_results, metavar="FOLDER|URL", help="A new folder, or a URL (s3://...).")
+    ],
     form: Annotated[
         Literal["olmo-core", "parquet", "jsonl"] | None,
         typer.Option("--as", help="Export the mix: raw tokens for OLMo-core, or rendered text."),
@@ -537,6 +579,7 @@ def export(
 
     mixwright export pretrain tokens --as olmo-core --part-size 1GiB
     """
+    from curation.remote import shown
     from flows.run import load_run
 
     found = load_run(workspace, run)
@@ -544,7 +587,7 @@ def export(
         from flows.export import export_model
 
         done = export_model(found, name, folder)
-        _print_json({"folder": str(done)}) if as_json else out.print(_escape(done))
+        _print_json({"folder": shown(done)}) if as_json else out.print(_escape(shown(done)))
         return
     from curation.config import parse_bytes
     from curation.executor import LocalExecutor
@@ -560,7 +603,7 @@ def export(
         _print_json(record)
     else:
         counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in record["counts"].items())
-        out.print(f"{_escape(folder)}: {record['parts']} parts; {counts}")
+        out.print(f"{_escape(shown(folder))}: {record['parts']} parts; {counts}")
 
 
 @app.command()
@@ -639,6 +682,7 @@ def whatif(
 
     Example: mixwright whatif web papers --profile dolma3 --set few_words=30 --set symbols=off
     """
+    from curation.remote import of
     from curation.rules.profile import load_profile
     from flows.pools import measured_pools
     from flows.report.whatif import print_what_if, write_page
@@ -649,6 +693,8 @@ def whatif(
     found = measured_pools(load_run(workspace, run), pools)
     answer = what_if(found, chosen, settings, examples)
     page = write_page(answer, output or default_page(workspace, found, chosen))
+    if output is None and (store := of(page)) is not None:
+        store.send(page)
     if as_json:
         _print_json({**answer.as_json(), "page": str(page)})
     else:
@@ -665,7 +711,10 @@ def report(
     from flows.report import write_report
     from flows.run import load_run
 
-    out.print(_escape(write_report(load_run(workspace, run))))
+    found = load_run(workspace, run)
+    out.print(_escape(write_report(found)))
+    found.publish()
+    _tell_address(found.folder)
 
 
 @app.command()
@@ -687,7 +736,16 @@ def dedup(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUTS...", help="Files, folders or globs, each as [SOURCE=]PATH.")
     ],
-    to: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=_results,
+            metavar="FOLDER|URL",
+            help="Folder for the results; of a URL (s3://...) OUT/work stays in MIXWRIGHT_CACHE.",
+        ),
+    ] = None,
     text_field: Annotated[str, typer.Option(help="Field that holds the text; dotted where nested.")] = "text",
     id_field: Annotated[str | None, typer.Option(help="Field that holds the record's own id.")] = None,
     date_field: Annotated[str | None, typer.Option(help="Field that holds an ISO 8601 date.")] = None,
@@ -728,7 +786,10 @@ def dedup(
     alarm_share: Annotated[float, typer.Option(help="A source that loses more raises an alarm.")] = 0.5,
     memory: Annotated[str, typer.Option(help="What may be used; it decides how many workers run.")] = "4GiB",
     index: Annotated[
-        Path | None, typer.Option(help="Folder of an index: compare with what it holds too, and add to it.")
+        Path | None,
+        typer.Option(
+            parser=_local, metavar="FOLDER", help="Of an index, on a disk: compare with it too, and add to it."
+        ),
     ] = None,
     explain: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two records and do nothing else.")
@@ -809,7 +870,8 @@ def gc(
 ) -> None:
     """Remove results that no kept run, manifest or checkpoint refers to, and nothing else.
 
-    mixwright gc --keep-runs 3 --dry-run shows what would go.
+    mixwright gc --keep-runs 3 --dry-run shows what would go. On a store (s3://...) runs of other machines are not
+    seen at work: collect when they have ended.
     """
     from flows.collect import bytes_of, collect, find_garbage, print_garbage
 

@@ -1,4 +1,8 @@
-"""Garbage collection of a workspace: what no kept run, manifest or checkpoint refers to goes, and nothing else."""
+"""Garbage collection of a workspace: what no kept run, manifest or checkpoint refers to goes, and nothing else.
+
+On a store, records go before the files that they name, no other object goes, and the mirror loses what the store
+does. Runs of this machine are seen at work by their locks; those of others are not: collect when they have ended.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from curation import remote
 from curation.files import read_json, remove
 from curation.steps import RECORD, StepOutput, load
 from flows.report.human import size
 from flows.run import Run, recorded_runs
 
+OF_RUNS = ("run.json", "report.html", "changes.json")  # the files of a run, the record first
 ROOTS = ("mix", "train")  # the stations whose results are kept for themselves: manifests and checkpoints
 
 
@@ -59,21 +65,35 @@ def collect(workspace: Path, garbage: Garbage) -> int:
     for path in sorted((workspace / "steps").glob("**/.*.lock")):
         with _lease(path, workspace):
             pass
-    freed = 0
+    freed, store = 0, remote.of(workspace)
     for folder in garbage.steps:
         with _lease(folder.parent / f".{folder.name}.lock", workspace):
             freed += bytes_of(folder)
+            if store is not None:
+                store.withdraw(folder)
             (folder / RECORD).unlink(missing_ok=True)  # from here on the step counts as not there
             remove(folder)
     for folder in garbage.runs:
         freed += bytes_of(folder)
+        if store is not None:
+            _withdraw_run(store, folder)
         remove(folder)
     return freed
 
 
+def _withdraw_run(store: remote.Store, folder: Path) -> None:
+    there = [one.path for one in store.below(folder)]
+    changes = [path for path in there if path.parent == folder / "changes" and path.suffix == ".parquet"]
+    for path in [*(folder / name for name in OF_RUNS), *changes]:
+        if path in there:
+            store.delete(path)
+
+
 def bytes_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files below a folder; of those on the store where that has any."""
+    store = remote.of(folder)
+    there = sum(one.size for one in store.below(folder)) if store is not None else 0
+    return there or sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _steps(workspace: Path) -> dict[Path, StepOutput | None]:
@@ -82,6 +102,8 @@ def _steps(workspace: Path) -> dict[Path, StepOutput | None]:
     for lock in (workspace / "steps").glob("**/.*.lock"):  # each step that was ever begun has one
         folder = (lock.parent / lock.name[1 : -len(".lock")]).resolve()
         folders |= {folder} if folder.is_dir() else set()
+    if (store := remote.of(workspace)) is not None:
+        folders |= {*store.steps(), *store.abandoned()}
     return {folder: load(folder) for folder in sorted(folders)}
 
 
@@ -119,13 +141,14 @@ def _with_inputs(alone: Iterable[Path], kept: set[Path], steps: dict[Path, StepO
 def _hashes(output: StepOutput) -> Iterator[str]:
     yield output.content
     yield from (entry["hash"] for entry in output.record["files"].values())
-    if (output.folder / "mix.json").is_file():
-        yield read_json(output.folder / "mix.json")["hash"]
+    if "mix.json" in output.record["files"]:
+        yield read_json(output.file("mix.json"))["hash"]
 
 
 @contextlib.contextmanager
 def _lease(path: Path, workspace: Path) -> Iterator[None]:
     """Hold a step's lock, so that no run builds it meanwhile. Raises BusyError where one does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from curation import remote
 from curation.config import ConfigError
 from curation.dedup.documents import Shard
 from curation.dedup.explain import Explanation, explain
@@ -104,7 +105,7 @@ def print_plan(planned: Forecast, console: Console) -> None:
 
 
 def summary_json(done: Deduplicated) -> dict[str, Any]:
-    return {"out": str(done.out), "unchanged": done.reused, "alarms": done.alarms, **done.counts}
+    return {"out": remote.shown(done.out), "unchanged": done.reused, "alarms": done.alarms, **done.counts}
 
 
 def print_summary(done: Deduplicated, console: Console) -> None:
@@ -125,7 +126,7 @@ def print_summary(done: Deduplicated, console: Console) -> None:
         console.print(f"{counts['reversals']:,} records of the index change sides: reversals.parquet")
     for alarm in done.alarms:
         console.print(Text(f"! {alarm}", style="yellow"))
-    console.print(Text(f"kept.parquet, removed.parquet, clusters.parquet: {done.out}"))
+    console.print(Text(f"kept.parquet, removed.parquet, clusters.parquet: {remote.shown(done.out)}"))
 
 
 def largest_clusters(done: Deduplicated, most: int = CLUSTERS_SHOWN) -> list[dict[str, Any]]:

@@ -114,6 +114,7 @@ def _variables() -> list[Finding]:
     for name, what in (
         ("MIXWRIGHT_DATA", "data of manifests/real and of the tests that need it"),
         ("MIXWRIGHT_WORKSPACE", "default workspace"),
+        ("MIXWRIGHT_CACHE", "mirrors of workspaces on stores"),
         ("PREFECT_API_URL", "a Prefect server to use instead of the embedded one"),
     ):
         value = os.environ.get(name)

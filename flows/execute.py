@@ -66,7 +66,7 @@ def finished_run(options: Options) -> Run | None:
     name = load_pipeline(options.pipeline, options.settings)[0].name
     runs = [run for run in recorded_runs(options.workspace) if run.data["pipeline"] == name]
     latest = max(runs, key=lambda run: run.data["started"], default=None)
-    done = latest is not None and latest.data["status"] == "completed" and (latest.folder / "report.html").exists()
+    done = latest is not None and latest.data["status"] == "completed" and latest.file("report.html").exists()
     return latest if done else None
 
 
@@ -107,4 +107,5 @@ def execute(
             raise
         run = recorder.finish("completed")
     stage("report", lambda: write_report(run))
+    run.publish()
     return run

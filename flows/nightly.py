@@ -41,7 +41,7 @@ def unchanged(options: Options) -> Run | None:
     """The latest run of the pipeline if it ended well, had this very configuration and found what is there now."""
     line = open_line(options, Context(options.workspace.resolve(), strict=options.strict, build=False))
     latest = latest_run(options.workspace, line.pipeline.name)
-    if latest is None or latest.data["config"] != config_of(line) or not (latest.folder / REPORT).exists():
+    if latest is None or latest.data["config"] != config_of(line) or not latest.file(REPORT).exists():
         return None
     waits = not latest.data.get("night", {}).get("trains", True)
     try:
@@ -97,6 +97,7 @@ class _Night:
         write_json(run.folder / CHANGES, self.found)
         run.data["night"] = {name: value for name, value in self.found.items() if name != "mixes"}
         write_json(run.folder / RECORD, run.data)  # last: from here on the night counts as decided
+        run.publish()
 
 
 def _changes(before: Run | None, name: str, mix: StepOutput) -> tuple[dict[str, Any], pa.Table]:

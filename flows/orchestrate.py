@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curation import remote
 from curation.steps import Progress
 from flows.execute import Options, execute
 from flows.line import JOBS, Stage
@@ -54,7 +55,7 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 name = flows()["pipeline" if options.until == JOBS[-1] else options.until](
                     pipeline=str(options.pipeline),
-                    workspace=str(options.workspace),
+                    workspace=remote.shown(options.workspace),
                     workers=options.workers,
                     engine=options.engine,
                     address=options.address,
@@ -124,9 +125,8 @@ def flows() -> dict[str, Callable[..., str]]:
             settings: list[str] | None = None,
         ) -> str:
             session = _session.get()
-            options = Options(
-                Path(pipeline), Path(workspace), job, workers, engine, address, strict, settings or []
-            )
+            place = remote.open_workspace(workspace)
+            options = Options(Path(pipeline), place, job, workers, engine, address, strict, settings or [])
             if session is None:
                 run = execute(options, stage=as_task)
                 show(run)

@@ -1,12 +1,14 @@
 """A run: one execution of a pipeline, recorded in `<workspace>/runs/<run>/run.json`.
 
-The record names every step that the run used, done or found; the steps' own records hold the rest.
+The record names every step that the run used, done or found; the steps' own records hold the rest. Where the
+workspace is on a store, the store says which runs there are, and a run's file is fetched when it is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import secrets
 import threading
 import time
 from collections.abc import Iterable
@@ -15,10 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from curation.files import read_json, write_json
+from curation import remote
+from curation.files import read_json, write_bytes, write_json
+from curation.read.stores import StoreError
 from curation.steps import StepOutput, load
 
 RECORD = "run.json"
+TOLD_EVERY = 30  # seconds between two times that the record of a run at work is sent to a store
 REPORTED_PACKAGES = ("mixwright", "polars", "pyarrow", "numba", "torch", "transformers", "prefect")
 
 
@@ -50,6 +55,19 @@ class Run:
         chosen = [entry for entry in self.data["steps"] if entry["name"].startswith(prefix)]
         return {name.removeprefix(prefix): output for name, output in self._load(chosen).items()}
 
+    def file(self, name: str) -> Path:
+        """A file of the run's folder, there or not: fetched where the workspace is on a store."""
+        path = self.folder / name
+        store = remote.of(path)
+        if store is not None and not path.exists() and (data := store.read(path)) is not None:
+            write_bytes(path, data)
+        return path
+
+    def publish(self) -> None:
+        """Send the folder, once more, where the workspace is on a store: the record last."""
+        if (store := remote.of(self.folder)) is not None:
+            store.push_folder(self.folder, RECORD)
+
     def _load(self, entries: Iterable[dict[str, Any]]) -> dict[str, StepOutput]:
         outputs = {entry["name"]: load(self.workspace / entry["folder"]) for entry in entries}
         return {name: output for name, output in outputs.items() if output is not None}
@@ -63,6 +81,7 @@ class Recorder:
         self.folder = _new_folder(workspace / "runs", pipeline)
         self.name = self.folder.name
         self._lock = threading.Lock()  # steps of several sources end at once
+        self._told = 0.0  # when a store was
         self.data: dict[str, Any] = {
             "run": self.name,
             "pipeline": pipeline,
@@ -81,7 +100,7 @@ class Recorder:
         """Record a step that the run has done or found. A step asked for twice is recorded once."""
         entry = {
             "name": output.name,
-            "folder": output.folder.relative_to(self.workspace).as_posix(),
+            "folder": output.place.relative_to(self.workspace).as_posix(),
             "fingerprint": output.record["fingerprint"],
             "content": output.content,
             "reused": output.reused,
@@ -95,11 +114,18 @@ class Recorder:
     def finish(self, status: str, error: str | None = None) -> Run:
         """`status` is completed, failed or interrupted."""
         self.data |= {"status": status, "error": error, "finished": _now()}
-        self.save()
+        completed = status == "completed"
+        with contextlib.nullcontext() if completed else contextlib.suppress(StoreError):  # which may be the reason
+            self.save()
         return Run(self.folder, self.data)
 
     def save(self) -> None:
-        write_json(self.folder / RECORD, self.data)
+        path = self.folder / RECORD
+        write_json(path, self.data)
+        store = remote.of(path)
+        if store is not None and (self.data["finished"] or time.monotonic() - self._told > TOLD_EVERY):
+            store.send(path)
+            self._told = time.monotonic()
 
 
 def load_run(workspace: Path, name: str | None = None) -> Run:
@@ -107,14 +133,17 @@ def load_run(workspace: Path, name: str | None = None) -> Run:
     runs = Path(workspace) / "runs"
     if name and (Path(name) / RECORD).is_file():
         folder = Path(name).resolve()
+        remote.open_workspace(folder.parent.parent)  # a mirror tells its store
         return Run(folder, read_json(folder / RECORD))
     known = {run.name: run for run in recorded_runs(workspace)}
     if not known:
-        raise RunNotFoundError(f"{workspace}: no run yet; start one with: mixwright run PIPELINE.yaml")
+        raise RunNotFoundError(
+            f"{remote.shown(workspace)}: no run yet; start one with: mixwright run PIPELINE.yaml"
+        )
     if name is None:
         return max(known.values(), key=lambda run: (run.data["started"], run.name))
     if name not in known:
-        raise RunNotFoundError(f"{runs}: no run '{name}'; there are {', '.join(sorted(known))}")
+        raise RunNotFoundError(f"{remote.shown(runs)}: no run '{name}'; there are {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -133,16 +162,23 @@ def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
 
 def recorded_runs(workspace: Path) -> list[Run]:
     """Every run of the workspace, by name. A record that is no JSON counts as not there."""
-    found = []
-    for path in sorted((Path(workspace) / "runs").glob(f"*/{RECORD}")):
+    found, runs = [], Path(workspace) / "runs"
+    store = remote.of(runs)
+    if store is None:
+        paths = sorted(runs.glob(f"*/{RECORD}"))
+    else:
+        paths = [store.pull(one) for one in store.below(runs) if one.path.name == RECORD]
+    for path in paths:
         with contextlib.suppress(ValueError):
             found.append(Run(path.parent.resolve(), read_json(path)))
     return found
 
 
 def _new_folder(runs: Path, pipeline: str) -> Path:
-    """Make a folder of a name that no other run has, were it started in the same second."""
+    """Make a folder of a name that no other run has, were it started in the same second, or on another machine."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    if remote.of(runs) is not None:
+        stamp += f"-{secrets.token_hex(3)}"
     for number in itertools.count(1):
         folder = runs / (f"{pipeline}-{stamp}" if number == 1 else f"{pipeline}-{stamp}-{number}")
         with contextlib.suppress(FileExistsError):

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curation import remote
 from flows.report import human
 from flows.run import Run
 
@@ -22,7 +23,7 @@ def describe(run: Run) -> dict[str, Any]:
         "steps_done": len(done),
         "steps_found": len(steps) - len(done),
         "seconds": round(sum(entry["seconds"] for entry in done), 3),
-        "folder": str(run.folder),
+        "folder": remote.shown(run.folder),
     }
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from curation import remote
+from curation.read.stores import is_remote
 from flows.artifacts import show
 from flows.execute import Options
 from flows.nightly import run_night
@@ -40,7 +42,7 @@ def _crashed(flow: Any, flow_run: Any, state: Any) -> None:
 @flow(name="nightly", persist_result=False, on_crashed=[_crashed])
 def nightly(
     pipeline: Annotated[str, Field(description="The pipeline file (YAML).")],
-    workspace: Annotated[str, Field(description="Folder that holds all results.")] = "workspace",
+    workspace: Annotated[str, Field(description="Folder or URL that holds all results.")] = "workspace",
     until: Annotated[
         Literal["ingest", "curate", "mix", "train"], Field(description="The last job to do.")
     ] = "train",
@@ -55,8 +57,9 @@ def nightly(
 ) -> str:
     """Take in what is new, build the mixes anew, train where enough has changed; returns the name of the run."""
     given = [*as_settings(changes.model_dump(mode="json", exclude_unset=True, exclude_none=True)), *settings]
-    options = Options(Path(pipeline), Path(workspace), until, workers, engine, address, strict, given)
     try:
+        place = remote.open_workspace(workspace)
+        options = Options(Path(pipeline), place, until, workers, engine, address, strict, given)
         run = run_night(options, stage=as_task)
     except Exception as error:
         _tell(pipeline, workspace, "failed", f"{type(error).__name__}: {error}")
@@ -71,5 +74,9 @@ def _tell(pipeline: str, workspace: str, status: str, error: str) -> None:
     except Exception as broken:
         print(f"nobody can be told that {pipeline} {status}: {broken}")
         return
-    for problem in tell(loaded.on_failure, Failure(loaded.name, str(Path(workspace).resolve()), status, error)):
+    for problem in tell(loaded.on_failure, Failure(loaded.name, _place(workspace), status, error)):
         print(problem)
+
+
+def _place(workspace: str) -> str:
+    return workspace if is_remote(workspace) else str(Path(workspace).resolve())

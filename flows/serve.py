@@ -13,6 +13,7 @@ from typing import Any
 
 from packaging.version import Version
 
+from curation import remote
 from flows.execute import Options
 from flows.orchestrate import server
 from flows.pipeline import load_pipeline
@@ -87,7 +88,7 @@ def _runner(
 def _parameters(options: Options) -> dict[str, Any]:
     return {
         "pipeline": str(options.pipeline.resolve()),
-        "workspace": str(options.workspace.resolve()),
+        "workspace": remote.shown(options.workspace.resolve()),
         "until": options.until,
         "workers": options.workers,
         "engine": options.engine,

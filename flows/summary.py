@@ -24,9 +24,9 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(_stations(run))
     mixes = run.steps("mix/")
     if mixes:
-        console.print(_mixes({name: read_json(output.folder / "mix.json") for name, output in mixes.items()}))
+        console.print(_mixes({name: read_json(output.file("mix.json")) for name, output in mixes.items()}))
     evaluations = {
-        name: read_json(output.folder / "evaluation.json") for name, output in run.steps("evaluate/").items()
+        name: read_json(output.file("evaluation.json")) for name, output in run.steps("evaluate/").items()
     }
     if evaluations:
         console.print(_models(evaluations))

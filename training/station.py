@@ -105,7 +105,7 @@ def evaluate(
     `text` is `data/heldout-text`, `pairs` is `data/heldout-pairs`; either may be None. `reference` is the
     checkpoint that implicit rewards of DPO are measured against; it is required for a DPO checkpoint: ValueError.
     """
-    method = read_json(checkpoint.folder / "checkpoint.json")["method"]
+    method = read_json(checkpoint.file("checkpoint.json"))["method"]
     if method == "dpo" and pairs is not None and reference is None:
         raise ValueError(
             f"evaluate/{stage}: implicit rewards need the reference checkpoint, the parent of {stage}"
@@ -152,7 +152,7 @@ def _check_parent(
     for checkpoint in (parent, reference):
         if checkpoint is None:
             continue
-        head = read_json(checkpoint.folder / "checkpoint.json")
+        head = read_json(checkpoint.file("checkpoint.json"))
         if head["method"] == "reward":
             raise ValueError(f"train/{stage}: {checkpoint.name} is a reward model; start from a causal checkpoint")
         if head["tokenizer"] != tokenizer.content:

@@ -45,6 +45,8 @@ def classify(
 
     def work(build: Build) -> None:
         units = {}
+        for one in classifiers:
+            one.fetch()
         for path in pool.shards():
             kept = np.flatnonzero(alive(ledgers, pool.source, path.stem, shard_rows(path)))
             known = str(measured.folder / "shards" / path.name) if measured else None

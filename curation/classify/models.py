@@ -16,6 +16,7 @@ from curation.config import ConfigError
 from curation.files import file_hash, json_hash
 from curation.measure.fasttext_kernel import predict_label
 from curation.measure.fasttext_model import read_model
+from curation.steps import StepOutput
 
 LABEL = "__label__"
 Predictions = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -41,6 +42,12 @@ class Applied:
     path: Path
     hash: str
     settings: Classifier
+    made: StepOutput | None = None  # the step that has made it
+
+    def fetch(self) -> None:
+        """See to it that the model is here, where its step is on a store."""
+        if self.made is not None:
+            self.made.file(self.path.name)
 
     def literals(self) -> dict:
         """What of the settings decides a prediction."""

@@ -67,7 +67,7 @@ def train_classifier(
 
 def trained(name: str, settings: Classifier, model: StepOutput) -> Applied:
     """The classifier of the step `classifier/<name>`, ready to be applied."""
-    return Applied(name, model.folder / MODEL, model.record["files"][MODEL]["hash"], settings)
+    return Applied(name, model.place / MODEL, model.record["files"][MODEL]["hash"], settings, model)
 
 
 def _literals(settings: Classifier) -> dict:

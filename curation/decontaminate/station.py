@@ -90,7 +90,6 @@ def decontaminate(
     Raises ConfigError for a benchmark without files, ValueError for one of which no record can be read.
     """
     ledgers = list(ledgers)
-    shards = list_shards(pools, measured)
     files = {benchmark.name: raw_files(ctx, benchmark) for benchmark in config.benchmarks}
     methods = {source: config.method_for(source, _kind(pools[source])) for source in sorted(pools)}
     outputs = [*pools.values(), *measured.values(), *ledgers]
@@ -107,6 +106,7 @@ def decontaminate(
             _complain(build, benchmark, found, problems)
         searches = _searches(config, methods, items, build)
         build.scratch(FOUND)
+        shards = list_shards(pools, measured)
         units = {
             shard.key: (shard, ledgers, searches[methods[shard.source]], config.action)
             for shard in shards

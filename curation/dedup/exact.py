@@ -48,11 +48,11 @@ def dedup_exact(
     document's own id where a source holds a record twice. Memory: see `plan`, and the origins of those that are
     equal in all else. Raises ValueError where pools and measurements do not match.
     """
-    shards = list_shards(pools, measured)
     outputs = [*pools.values(), *measured.values(), *rules.values()]
     literals = config.model_dump(mode="json", include={"exact", "keep", "alarm_share"})
 
     def work(build: Build) -> None:
+        shards = list_shards(pools, measured)
         build.scratch(SCRATCH)
         ledgers = list(rules.values())
         shared = share(build, write_keys(build, shards, ledgers, config.exact))

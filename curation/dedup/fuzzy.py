@@ -42,8 +42,8 @@ from curation.dedup.plan import require_memory
 from curation.dedup.settings import Dedup, Exact, index_config
 from curation.dedup.similar import columns, nothing_known, similar_pairs
 from curation.dedup.unionfind import components, keep_representatives
-from curation.files import json_hash, remove
-from curation.steps import Build, Context, StepOutput, StrictError, step
+from curation.files import json_hash
+from curation.steps import Build, Context, StepOutput, StrictError, step, withdraw
 
 VERSION = 3
 
@@ -108,7 +108,7 @@ def dedup_fuzzy(
         head = newest(config.index)
         if ctx.build and (head is None or head.record["batch"] != batch):  # it was lost, or put back to before
             ctx.outputs.pop()
-            remove(output.folder)
+            withdraw(output)
             output = step(ctx, "dedup-fuzzy", VERSION, config, inputs, work)
         return output
 

@@ -46,7 +46,6 @@ def dedup_substring(
     Raises ValueError where pools and measurements do not match.
     """
     settings, ledgers = config.substring, list(ledgers)
-    shards = list_shards(pools, measured)
     outputs = [*pools.values(), *measured.values(), *ledgers]
     literals = settings.model_dump(mode="json", exclude={"sources"})
     literals |= {"keep": config.keep.model_dump(mode="json"), "alarm_share": config.alarm_share}
@@ -61,6 +60,7 @@ def dedup_substring(
     search = Search(RULE, take, find, settings.max_removed, settings.bridge, settings.snap)
 
     def work(build: Build) -> None:
+        shards = list_shards(pools, measured)
         documents = gather(build, pools, shards, ledgers, config.keep)
         order = preference(config.keep, documents.names, documents.columns, documents.origins)
         decisions = settle(build, documents, order, search, STAGE)

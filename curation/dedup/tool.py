@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
+from curation import remote
 from curation.config import Bytes, ConfigError, Share, Strict
 from curation.dedup.copying import copy_records
 from curation.dedup.documents import Shard, list_shards
@@ -38,7 +39,8 @@ from curation.read.record import Limits
 from curation.steps import RECORD, Build, Context, StepOutput, step
 
 VERSION = 1
-TABLES = ("kept.parquet", "removed.parquet", "clusters.parquet", "quarantine.parquet", "summary.json")
+SUMMARY = "summary.json"
+TABLES = ("kept.parquet", "removed.parquet", "clusters.parquet", "quarantine.parquet", SUMMARY)
 
 
 class Request(Strict):
@@ -116,7 +118,8 @@ def dedup_files(ctx: Context, request: Request, out: Path) -> Deduplicated:
     Writes `kept.parquet` (id, source, origin), `removed.parquet` (record, stage, similarity, twin),
     `clusters.parquet`, `quarantine.parquet` (records that cannot be read), `summary.json`, and with
     `write_records` the kept records under `records/<source>/`. With `dedup.index` records are compared with those
-    of the index, too, which is extended; `reversals.parquet` tells which old ones change sides.
+    of the index, too, which is extended; `reversals.parquet` tells which old ones change sides. A mirror of
+    `curation.remote` is published, without `work`.
 
     Raises ConfigError for inputs that are none, StrictError under a strict context for what raises an alarm.
     """
@@ -132,6 +135,8 @@ def dedup_files(ctx: Context, request: Request, out: Path) -> Deduplicated:
         stages.append(dedup_fuzzy(ctx, pools, pools, stages, settings))
     shards = list_shards(pools, pools)
     result = _results(ctx, request, out, pools, stages, shards)
+    if (store := remote.of_results(out)) is not None:
+        store.publish_results(out, SUMMARY, leave_out="work")
     alarms = [alarm for output in (*pools.values(), *stages, result) for alarm in output.record["alarms"]]
     return Deduplicated(out, result.counts, alarms, shards, result.reused)
 
@@ -163,7 +168,7 @@ def _results(
         units = {f"records {at}": (str(path), own, stages) for at, (path, own) in enumerate(targets.items())}
         build.map(copy_records, units, "threads")
         build.counts = _counts(build, request.alarm_share, pools, stages) | counts
-        write_json(out / "summary.json", build.counts)
+        write_json(out / SUMMARY, build.counts)
         write_json(complete, identity)
 
     there = complete.is_file() and complete.read_text().strip() == f'"{identity}"'

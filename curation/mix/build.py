@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from curation.files import remove
-from curation.mix.manifest import Manifest, load_manifest, require_verified, write_sorted
+from curation.mix.manifest import HEAD, Manifest, load_manifest, require_verified, write_sorted
 from curation.mix.plan import plan
 from curation.mix.recipe import Recipe
 from curation.mix.rows import RecipeError
@@ -37,7 +37,7 @@ def mix(
     the mix as it is. Raises InfeasibleError with every line that cannot be met, RecipeError where the recipe does
     not fit its inputs, ManifestError for a parent that does not verify.
     """
-    manifests = {name: load_manifest(parent.folder) for name, parent in sorted((parents or {}).items())}
+    manifests = {name: load_manifest(parent.file(HEAD).parent) for name, parent in sorted((parents or {}).items())}
     manifests = {name: manifests[name] for name in recipe.parents() if name in manifests}
     sources = sorted(
         {*recipe.sources(), *(name for parent in manifests.values() for name in parent.head["pools"])}
@@ -63,8 +63,8 @@ def mix(
 
     def work(build: Build) -> None:
         ctx.progress.begin(build.name, 1)
-        for parent in manifests.values():
-            require_verified(parent.folder)
+        for name in manifests:
+            require_verified(parents[name].folder)
         counted = {**catalogs, **(transformed or {})}
         paths: dict[str, Path] = {name: counted[name].folder / CATALOG_FILE for name in sources}
         planned = plan(recipe, paths, manifests, labels, {name: one.folder for name, one in looked_at.items()})

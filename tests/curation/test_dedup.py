@@ -639,7 +639,7 @@ def test_what_does_not_fit_is_refused(world):
         dedup_fuzzy(context, pools, measured, [], Dedup(scheme="dolma3"))
     with pytest.raises(ValueError, match="expected the same sources"):
         dedup_exact(context, pools, {"web": measured["web"]}, {}, CONFIG)
-    swapped = measured | {"web": replace(measured["web"], folder=measured["books"].folder)}
+    swapped = measured | {"web": replace(measured["web"], place=measured["books"].folder)}
     with pytest.raises(ValueError, match="missing"):
         dedup_exact(context, pools, swapped, {}, CONFIG)
     with pytest.raises(ValidationError, match="verify_ngram"):
