@@ -27,6 +27,7 @@ class Batch:
     rows: np.ndarray  # (s,) int64, the index row of each sequence
     selected: torch.Tensor  # (n,) int64, places in the row of t tokens
     targets: torch.Tensor  # (n,) int64, the token after each
+    target_ids: np.ndarray  # (n,) int64, the same, where the loop counts
     sequence: np.ndarray  # (n,) int64, the sequence of each
     answer_tokens: float = 1.0  # of pairs: tokens in the loss of a chosen answer, on average over the whole step
 
@@ -37,8 +38,14 @@ class Batch:
 
     def sum_by_sequence(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) -> (s,), differentiable."""
-        index = torch.from_numpy(self.sequence).to(values.device)
+        index = on_device(self.sequence, values.device)
         return values.new_zeros(len(self.lengths)).index_add(0, index, values)
+
+
+def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The values as a tensor there. A GPU takes them when it comes to it: nobody waits for what it does before."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def make_batch(
@@ -70,13 +77,14 @@ def make_batch(
     place = np.where(own, (first - shared)[sequence], first[lender][sequence]) + positions
     targets = np.flatnonzero(mask & (positions >= np.maximum(1, prompts)[sequence]))
     return Batch(
-        tokens=torch.from_numpy(tokens[own])[None].to(device),
-        positions=torch.from_numpy(positions[own])[None].to(device),
+        tokens=on_device(tokens[own], device)[None],
+        positions=on_device(positions[own], device)[None],
         lengths=lengths.tolist(),
         shared=shared.tolist(),
         rows=rows,
-        selected=torch.from_numpy(place[targets - 1]).to(device),
-        targets=torch.from_numpy(tokens[targets]).to(device),
+        selected=on_device(place[targets - 1], device),
+        targets=on_device(tokens[targets], device),
+        target_ids=tokens[targets],
         sequence=sequence[targets],
     )
 

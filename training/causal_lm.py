@@ -14,7 +14,7 @@ from training.batch import Batch
 from training.data import Data, DataError
 from training.head import cross_entropy
 from training.losses import Loss
-from training.model import Specials, head_weight, hidden_states
+from training.model import Specials, head_products, head_weight, hidden_states
 from training.outcome import Outcome
 
 
@@ -27,7 +27,7 @@ class Causal:
 
     def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
         hidden = hidden_states(model, batch)[batch.selected]
-        loss, nll = cross_entropy(hidden, head_weight(model), batch.targets, self.z_loss)
+        loss, nll = cross_entropy(hidden, head_weight(model), batch.targets, self.z_loss, head_products(model))
         sources = self.data.source[batch.rows[batch.sequence]]
         return Outcome(Loss(loss, len(nll), nll), sources, {})
 

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from curation.schema import require_same_ids
 from curation.steps import Build, StepOutput
-from training.batch import Batch, pair_batch
+from training.batch import Batch, on_device, pair_batch
 from training.config import DpoLoss, TrainConfig
 from training.data import Data, open_data
 from training.head import token_logps
 from training.losses import Loss, dpo, dpo_margin, dpo_weight
-from training.model import device, fixed_arithmetic, head_weight, hidden_states, load_causal
+from training.model import device, fixed_arithmetic, head_products, head_weight, hidden_states, load_causal
 from training.outcome import Outcome, pair_sources
 from training.plan import pair_bins
 from training.precision import in_bfloat16
@@ -30,15 +30,16 @@ def completion_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     Only positions that predict a token of the completion reach the output matrix.
     """
     hidden = hidden_states(model, batch)[batch.selected]
-    return batch.sum_by_sequence(token_logps(hidden, head_weight(model), batch.targets))
+    logps = token_logps(hidden, head_weight(model), batch.targets, head_products(model))
+    return batch.sum_by_sequence(logps)
 
 
 @dataclass(frozen=True)
 class Reference:
     """Log-probabilities of both completions under the reference model, float32 by index row."""
 
-    chosen: torch.Tensor
-    rejected: torch.Tensor
+    chosen: np.ndarray
+    rejected: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class DPO:
 
     def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
         chosen, rejected = completion_logps(model, batch).chunk(2)
-        rows = torch.from_numpy(batch.rows[: len(batch.rows) // 2])
-        reference_chosen = self.reference.chosen[rows].to(chosen.device)
-        reference_rejected = self.reference.rejected[rows].to(chosen.device)
+        rows = batch.rows[: len(batch.rows) // 2]
+        reference_chosen = on_device(self.reference.chosen[rows], chosen.device)
+        reference_rejected = on_device(self.reference.rejected[rows], chosen.device)
         tokens = np.bincount(batch.sequence, minlength=len(batch.lengths)).astype(np.float32)
-        lengths = torch.from_numpy(tokens).to(chosen.device).chunk(2)
+        lengths = on_device(tokens, chosen.device).chunk(2)
         logps = (chosen, rejected, reference_chosen, reference_rejected)
         margin = dpo_margin(*logps, self.beta, self.kind, *lengths)
         loss = dpo(margin, self.beta, self.kind, self.label_smoothing)
@@ -105,7 +106,7 @@ def load_reference(output: StepOutput, data: Data) -> Reference:
     path: Path = output.folder / "logps.parquet"
     table = pq.read_table(path)
     require_same_ids(table["id"], data.ids, str(path))
-    return Reference(*(torch.from_numpy(table[name].to_numpy().copy()) for name in ("chosen", "rejected")))
+    return Reference(table["chosen"].to_numpy(), table["rejected"].to_numpy())
 
 
 @torch.no_grad()
@@ -121,13 +122,15 @@ def pair_logps(
 
     Sequences are cut to their first `sequence_length` tokens, as in training.
     """
-    chosen, rejected = np.zeros((2, len(rows)), np.float32)
     batches = pair_bins(data, rows, sequence_length, micro_batch_tokens)
     if build is not None:
         build.context.progress.begin(build.name, len(batches))
+    found = []  # brought back together: a GPU then never waits for the next batch
     for members in batches:
-        logps = completion_logps(model, pair_batch(data, rows[members], sequence_length, device())).cpu().numpy()
-        chosen[members], rejected[members] = np.split(logps, 2)
+        found.append(completion_logps(model, pair_batch(data, rows[members], sequence_length, device())))
         if build is not None:
             build.context.progress.advance(build.name)
+    chosen, rejected = np.zeros((2, len(rows)), np.float32)
+    for members, logps in zip(batches, found, strict=True):
+        chosen[members], rejected[members] = logps.view(2, -1).cpu().numpy()
     return chosen, rejected

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ class Run:
         return self.config.sharding != "none"
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A micro-batch that has been through both passes. Its numbers may still be on their way."""
+
+    units: np.ndarray
+    batch: Batch
+    outcome: Outcome
+
+
 @dataclass
 class Sums:
     """What a step adds up over its micro-batches, and over the ranks."""
@@ -64,18 +74,19 @@ class Sums:
     def __post_init__(self):
         self.by_source, self.account = np.zeros((3, self.sources)), np.zeros((4, self.sources))
 
-    def add(self, run: Run, units: np.ndarray, batch: Batch, outcome: Outcome) -> None:
-        each = outcome.loss.each.double().cpu().numpy()
-        self.loss += float(outcome.loss.sum.detach().double())
+    def add(self, run: Run, seen: Seen, loss: float, each: np.ndarray, metrics: np.ndarray) -> None:
+        """What a micro-batch gave, brought back from the device: metrics float64 (names, count), by name."""
+        outcome, batch = seen.outcome, seen.batch
+        self.loss += loss
         self.count += outcome.loss.count
         self.by_source[0] += np.bincount(outcome.source, each, self.sources)
         self.by_source[1] += np.bincount(outcome.source, minlength=self.sources)
         if run.token_bytes is not None:
-            sizes = run.token_bytes[batch.targets.cpu().numpy()]
+            sizes = run.token_bytes[batch.target_ids]
             self.by_source[2] += np.bincount(outcome.source, sizes, self.sources)
-        self.account += count_tokens(run.data, run.plan, units, batch)
-        for name, values in outcome.metrics.items():
-            self.metrics[name] = self.metrics.get(name, 0.0) + float(values.double().sum())
+        self.account += count_tokens(run.data, run.plan, seen.units, batch)
+        for name, values in zip(outcome.metrics, metrics, strict=True):
+            self.metrics[name] = self.metrics.get(name, 0.0) + float(values.sum())
 
     def over(self, ranks: Ranks) -> Sums:
         """The sums over all ranks. A rank that had no micro-batch learns the metrics' names from the first."""
@@ -145,29 +156,29 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
 
     Returns the step's row and its rows by source.
     """
-    sums = Sums(len(run.data.sources))
+    seen = []
     for units, counts in _share(run, trace.step):
         batch = batch_of_units(run.data, run.plan, units, device())
         loss, outcome = run.passes(batch)
-        _require_finite(loss, trace, run.data, batch)
         (loss if counts else loss * 0).backward()
         if counts:
-            sums.add(run, units, batch, outcome)
-    sums = sums.over(run.ranks)
+            loss = outcome.loss._replace(sum=loss.detach())
+            seen.append(Seen(units, batch, replace(outcome, loss=loss)))
+    sums = _add_up(run, trace, seen).over(run.ranks)
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     if not run.sharded:  # else the backward pass has added them
         run.ranks.sum_gradients(parameters)
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.div_(sums.count)
-    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, run.config.clip))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, run.config.clip)))
     _require_finite(norm, trace, run.data, None)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
     run.optimiser.step()
     run.optimiser.zero_grad(set_to_none=True)
     tokens = trace.add(sums.account)
-    return _rows(run, trace.step + 1, sums, tokens, rate, float(norm))
+    return _rows(run, trace.step + 1, sums, tokens, rate, norm)
 
 
 def _share(run: Run, step: int) -> list[tuple[np.ndarray, bool]]:
@@ -200,12 +211,34 @@ def _rows(run: Run, step: int, sums: Sums, tokens: int, rate: float, norm: float
     return row, by_source
 
 
-def _require_finite(value: torch.Tensor, trace: Trace, data: Data, batch: Batch | None) -> None:
-    value = value.detach()
-    if not bool(torch.isfinite(value)):
+def _add_up(run: Run, trace: Trace, seen: list[Seen]) -> Sums:
+    """The sums over a step's micro-batches. Their numbers are brought from the device at once: a GPU that is asked
+    after each of them stands idle until it is told of the next.
+
+    Raises NonFiniteLossError, with the documents of the first micro-batch whose loss is not a number.
+    """
+    sums = Sums(len(run.data.sources))
+    tensors = [
+        value.double().reshape(-1)
+        for one in seen
+        for value in (one.outcome.loss.sum, one.outcome.loss.each, *one.outcome.metrics.values())
+    ]
+    values = torch.cat(tensors).cpu().numpy() if tensors else np.zeros(0)
+    place = 0
+    for one in seen:
+        rows, count = 1 + len(one.outcome.metrics), one.outcome.loss.count
+        loss, each = float(values[place]), values[place + 1 : place + 1 + rows * count].reshape(rows, count)
+        place += 1 + rows * count
+        _require_finite(loss, trace, run.data, one.batch)
+        sums.add(run, one, loss, each[0], each[1:])
+    return sums
+
+
+def _require_finite(value: float, trace: Trace, data: Data, batch: Batch | None) -> None:
+    if not math.isfinite(value):
         where = f" in documents {data.names(np.unique(batch.rows))}" if batch is not None else ""
         what = "loss" if batch is not None else "gradient norm"
         raise NonFiniteLossError(
-            f"step {trace.step + 1}: the {what} is {float(value)}{where}; nothing was updated. "
+            f"step {trace.step + 1}: the {what} is {value}{where}; nothing was updated. "
             f"Lower the learning rate, or look at what it saw: mixwright replay STAGE {trace.step + 1}"
         )

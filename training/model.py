@@ -22,13 +22,15 @@ from transformers import (
 from transformers.utils import logging
 
 from curation.chat import END_OF_TEXT, END_OF_TURN, PAD
-from training.attention import PACKED
+from training.attention import PACKED, has_kernel, told
 from training.batch import Batch
 from training.config import ModelConfig, TrainConfig
+from training.head import Products
 from training.positions import extend_positions
 from training.size import rows, width
 
 ONE_FILE = "1000GB"  # weights are never split over files
+GRAPHS = 32  # of one function, that the compiler may make before it gives up
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def fixed_arithmetic(threads: int, seed: int) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     filling = torch.utils.deterministic.fill_uninitialized_memory
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng():
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(gpus):
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a guard for debugging: a tenth of the time
@@ -159,8 +162,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         input_ids=batch.tokens,
         position_ids=batch.positions,
         use_cache=False,
-        document_lengths=batch.pieces,
-        document_prefixes=batch.shared,
+        **told(model, batch.pieces, batch.shared, batch.tokens.device),
     )
     return output.last_hidden_state[0].to(head_type(model))
 
@@ -173,6 +175,11 @@ def head_type(model: PreTrainedModel) -> torch.dtype:
 def head_weight(model: PreTrainedModel) -> torch.Tensor:
     """The matrix from hidden states to logits: (vocabulary, width)."""
     return model.get_output_embeddings().weight
+
+
+def head_products(model: PreTrainedModel) -> Products:
+    """How it is multiplied: in float32, if neither `precision.in_bfloat16` nor `compile_blocks` said otherwise."""
+    return getattr(model, "products", Products())
 
 
 def save_model(
@@ -194,14 +201,20 @@ def trade_memory(model: PreTrainedModel) -> None:
 
 
 def compile_blocks(model: PreTrainedModel) -> None:
-    """Compile the blocks that know nothing of documents: feed-forward blocks and norms, for any number of tokens.
+    """Compile what is the same for every batch but for its lengths.
 
-    What they are given changes with every batch in its length alone; attention takes a list of lengths, and would
-    be compiled again for each.
+    With the variable-length kernel these are whole layers, and what is between the products of the output matrix.
+    Elsewhere attention takes a list of lengths, and would be compiled again for each: there it is feed-forward
+    blocks and norms, which know nothing of documents.
     """
-    for name, module in model.named_modules():
-        if name.endswith((".mlp", "norm")):
-            module.compile(dynamic=True)
+    layers = getattr(model.base_model, "layers", None) if has_kernel(model) else None
+    blocks = [module for name, module in model.named_modules() if name.endswith((".mlp", "norm"))]
+    # Layers with and without a window, rows with and without branches, gradients or none: each is a graph.
+    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    for module in blocks if layers is None else layers:
+        module.compile(dynamic=True)
+    if model.device.type == "cuda":
+        model.products = head_products(model)._replace(fused=True)
 
 
 @contextlib.contextmanager

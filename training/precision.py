@@ -1,8 +1,9 @@
-"""bfloat16 for the backbone's matrix products, where the device is faster at them.
+"""bfloat16 for matrix products, where the device is faster at them.
 
-Weights, optimiser, norms, residuals, the output matrix and the losses stay in float32; torch's autocast rounds
-what goes into the products and attention of the backbone. A device without bfloat16 in hardware emulates it, many
-times slower, so the setting is checked by a measurement and refused where it does not pay.
+Weights, optimiser, norms, residuals, logits and losses stay in float32; torch's autocast rounds what goes into the
+products and attention of the backbone. On a GPU the factors of the output matrix's products are rounded as well:
+it gives their sums in float32, which a CPU does not. A device without bfloat16 in hardware emulates it, many times
+slower, so the setting is checked by a measurement and refused where it does not pay.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import time
 import torch
 from transformers import PreTrainedModel
 
-SIZE = 512
+from training.head import Products
+
+SIZE = {"cpu": 512, "cuda": 4096}  # rows; on a GPU a small product takes as long as its launch in either type
 NEEDED = 1.2  # times the rate of float32 products; below, the casts cost more than they save
 
 
 def bfloat16_gain(device: torch.device) -> float:
     """How many times as fast as in float32 a matrix product is in bfloat16, the best of a few each."""
+    size = SIZE[device.type]
 
     def best(dtype: torch.dtype) -> float:
-        one, other = torch.ones(2, SIZE, SIZE, dtype=dtype, device=device)
+        one, other = torch.randn(2, size, size, device=device).to(dtype)  # a GPU is faster at ones
         times = []
         for _ in range(5):
             _wait(device)
@@ -43,6 +47,8 @@ def in_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
         )
     backbone = model.base_model
     backbone.forward = torch.autocast(model.device.type, dtype=torch.bfloat16)(backbone.forward)
+    if model.device.type == "cuda":
+        model.products = Products(torch.bfloat16)
     return model
 
 

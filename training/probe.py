@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from training.attention import told
 from training.batch import Batch
 from training.model import head_weight, hidden_states
 
@@ -44,7 +45,7 @@ def probe(model: PreTrainedModel) -> None:
             input_ids=tokens,
             position_ids=_batch(tokens).positions,
             use_cache=False,
-            document_lengths=LENGTHS,
+            **told(model, LENGTHS, [0] * len(LENGTHS), tokens.device),
         ).logits[0]
         ours = torch.cat(before) @ head_weight(model).T
         if not torch.allclose(logits, ours, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
@@ -58,9 +59,8 @@ def probe(model: PreTrainedModel) -> None:
 def _batch(tokens: torch.Tensor) -> Batch:
     nothing = torch.zeros(0, dtype=torch.int64, device=tokens.device)
     positions = torch.cat([torch.arange(length, device=tokens.device) for length in LENGTHS])[None]
-    return Batch(
-        tokens, positions, LENGTHS, [0] * len(LENGTHS), np.arange(3), nothing, nothing, np.zeros(0, np.int64)
-    )
+    none = np.zeros(0, np.int64)
+    return Batch(tokens, positions, LENGTHS, [0] * len(LENGTHS), np.arange(3), nothing, nothing, none, none)
 
 
 def _name(model: PreTrainedModel) -> str:

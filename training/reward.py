@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from training.batch import Batch
+from training.batch import Batch, on_device
 from training.data import Data
 from training.losses import bradley_terry
 from training.model import hidden_states
@@ -16,7 +17,7 @@ from training.outcome import Outcome, pair_sources
 
 def scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The score of each sequence, (s,). The last token is found by length, never by token id."""
-    ends = torch.tensor(batch.pieces, device=batch.tokens.device).cumsum(0) - 1
+    ends = on_device(np.cumsum(batch.pieces) - 1, batch.tokens.device)
     return model.score(hidden_states(model, batch)[ends])[:, 0]
 
 
@@ -32,7 +33,7 @@ class Reward:
 
     def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
         chosen, rejected = scores(model, batch).chunk(2)
-        margin = torch.from_numpy(self.data.margin[batch.rows[: len(batch.rows) // 2]]).to(chosen.device)
+        margin = on_device(self.data.margin[batch.rows[: len(batch.rows) // 2]], chosen.device)
         loss = bradley_terry(chosen, rejected, margin, self.centring)
         chosen, rejected = chosen.detach(), rejected.detach()
         metrics = {

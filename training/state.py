@@ -50,7 +50,9 @@ def put_optimiser_state(
         for key in KEYS:
             if f"{name}/{key}" in tensors:
                 value = tensors[f"{name}/{key}"]
-                if key != "step":
+                if key == "step":
+                    value = value.to(parameter.device)  # where a fused optimiser counts
+                else:
                     like = torch.zeros_like(parameter)
                     assign(like, value)
                     value = like

@@ -103,7 +103,7 @@ def train_model(
     """Train the model of a stage and write its folder. The first rank writes; all return the same."""
     config = job.config
     with fixed_arithmetic(config.threads, config.seed):
-        model = _make_model(job, mix).to(device())
+        model = _make_model(job, mix)
         adapters = None if config.lora is None else add_adapters(model, config.lora)
         if config.gradient_checkpointing:
             trade_memory(model)
@@ -145,9 +145,10 @@ def _make_model(job: Job, mix: Data) -> PreTrainedModel:
             f"sequence_length {config.sequence_length} is beyond the model's {longest} positions; "
             "set model.max_position, or for a model with a parent yarn_factor, or rope_theta with max_position"
         )
-    probe(model)
+    model = model.to(device())
     if config.precision == "bfloat16":
-        model = in_bfloat16(model.to(device()))
+        model = in_bfloat16(model)
+    probe(model)
     return model if config.method == "causal" else without_dropout(model)
 
 

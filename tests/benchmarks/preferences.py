@@ -202,7 +202,7 @@ def preference(
     save_model(policy, bench.folder / "tokenizer", start)
     data = as_data(train, True, VOCABULARY)
     logps = pair_logps(policy.eval(), data, np.arange(data.rows), LONGEST, 4096)
-    reference = Reference(*map(torch.from_numpy, logps))
+    reference = Reference(*logps)
     choosing, held = parts
     before = written(bench, policy, judge, held, options.samples)
     best, best_accuracy = policy, -1.0

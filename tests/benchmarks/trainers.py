@@ -158,7 +158,7 @@ class Ours:
             return Reward(self.data)
         rows = np.arange(self.data.rows)
         logps = pair_logps(model.eval(), self.data, rows, LONGEST, self.config.micro_batch_tokens)
-        return DPO(self.data, Reference(*map(torch.from_numpy, logps)), 0.1)
+        return DPO(self.data, Reference(*logps), 0.1)
 
 
 class Peer:

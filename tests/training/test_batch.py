@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training import attention
+from training.attention import told
 from training.batch import Batch, make_batch, pair_batch
 from training.causal_lm import Causal
 from training.config import ModelConfig
@@ -48,7 +50,7 @@ def judged(context) -> Data:
 
 
 def methods(data: Data):
-    reference = Reference(*(torch.linspace(-40, -20, 2 * data.rows, dtype=torch.float64).chunk(2)))
+    reference = Reference(*np.split(np.linspace(-40, -20, 2 * data.rows), 2))
     return {"dpo": DPO(data, reference, 0.3, "sigmoid_norm", 0.1, 0.5), "reward": Reward(data, 0.01)}
 
 
@@ -89,6 +91,40 @@ def test_a_shared_prompt_changes_nothing(model, judged, name, longest):
     assert not same(gradients(model, method, [replace(shared, positions=own)]), expected)
     forgetful = replace(shared, lengths=shared.pieces, shared=[0] * len(shared.pieces))
     assert not same(gradients(model, method, [forgetful]), expected)
+
+
+def by_sequence(query, key, value, begins_q, begins_k, max_q, max_k, *, scale, window_size):
+    """What torch's variable-length kernel computes, by its description: a softmax over what a query sees."""
+    results = []
+    for one, other, first, last in zip(begins_q[:-1], begins_q[1:], begins_k[:-1], begins_k[1:], strict=True):
+        queries, keys, values = query[one:other], key[first:last], value[first:last]
+        assert len(queries) <= max_q
+        assert len(keys) <= max_k
+        back = torch.arange(len(keys))[None] - torch.arange(len(queries))[:, None] - len(keys) + len(queries)
+        seen = (back <= window_size[1]) & ((back >= -window_size[0]) | torch.tensor(window_size[0] < 0))
+        scores = torch.einsum("qhd,khd->hqk", queries, keys) * scale
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(2)
+        results.append(torch.einsum("hqk,khd->qhd", weights, values))
+    return torch.cat(results)
+
+
+@pytest.mark.parametrize("name", ["dpo", "reward"])
+def test_the_kernel_is_told_the_same(model, judged, name, monkeypatch):
+    """Loss and gradients with a row's documents one by one, and as the variable-length kernel is told of them."""
+    method, batch = methods(judged)[name], pair_batch(judged, np.arange(judged.rows), 256, device())
+    model = with_head(model, name)
+    expected = gradients(model, method, [batch])
+    monkeypatch.setattr(attention, "has_kernel", lambda _: True)
+    monkeypatch.setattr(attention, "varlen_attn", by_sequence)
+    monkeypatch.setattr(attention, "OPTIONS", {"window_size"})
+    assert same(gradients(model, method, [batch]), expected)
+
+    def mistold(*given):  # the planted bug: a branch that goes on from the side after its own
+        arguments = told(*given)
+        return arguments | {"key_places": arguments["key_places"].roll(1)}
+
+    monkeypatch.setattr("training.model.told", mistold)
+    assert not same(gradients(model, method, [batch]), expected)
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ def test_sums_of_parts_are_the_sum_of_the_whole():
 @pytest.fixture
 def rows(monkeypatch):
     """Hidden states, output matrix and targets that need several chunks, the last one short."""
-    monkeypatch.setattr(head, "CHUNK_LOGITS", 1)
+    monkeypatch.setitem(head.CHUNK_LOGITS, "cpu", 1)
     monkeypatch.setattr(head, "SMALLEST_CHUNK", 5)
     torch.manual_seed(0)
     hidden = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)
@@ -95,13 +95,20 @@ def rows(monkeypatch):
     return hidden, weight, torch.randint(0, 11, (13,))
 
 
+@pytest.fixture(params=[False, True])
+def products(request, monkeypatch):
+    """Also with what the compiler is given for a GPU, not compiled."""
+    monkeypatch.setattr(head, "_compiled_slopes", lambda: head._fusible_slopes)
+    return head.Products(fused=request.param)
+
+
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
-def test_fused_cross_entropy_is_the_definition(rows, z_loss):
+def test_fused_cross_entropy_is_the_definition(rows, z_loss, products):
     hidden, weight, targets = rows
     logits = hidden @ weight.T
     nll = torch_cross_entropy(logits, targets, reduction="none")
     expected = causal(nll, torch.ones(13, dtype=torch.bool), logits.logsumexp(1), z_loss)
-    found, each = head.cross_entropy(hidden, weight, targets, z_loss)
+    found, each = head.cross_entropy(hidden, weight, targets, z_loss, products)
     torch.testing.assert_close(found, expected.sum)
     torch.testing.assert_close(each, nll)
     assert not each.requires_grad
@@ -111,11 +118,11 @@ def test_fused_cross_entropy_is_the_definition(rows, z_loss):
 
 
 @pytest.mark.parametrize("kept", [0, 7 * 11, 1 << 20])  # no softmax, that of one chunk, and all
-def test_token_logps_are_log_softmax(rows, kept, monkeypatch):
-    monkeypatch.setattr(head, "KEPT_LOGITS", kept)
+def test_token_logps_are_log_softmax(rows, kept, products, monkeypatch):
+    monkeypatch.setitem(head.KEPT_LOGITS, "cpu", kept)
     hidden, weight, targets = rows
     expected = -torch_cross_entropy(hidden @ weight.T, targets, reduction="none")
-    found = head.token_logps(hidden, weight, targets)
+    found = head.token_logps(hidden, weight, targets, products)
     torch.testing.assert_close(found, expected)
     weights = torch.arange(13, dtype=torch.float64) - 4
     gradients = torch.autograd.grad((weights * expected).sum(), [hidden, weight])

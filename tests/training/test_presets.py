@@ -116,7 +116,7 @@ def kept(shape: ModelConfig, tokens: int, traded: bool) -> int:
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     batch = Batch(
         tokens=positions, positions=positions, lengths=lengths, shared=[0] * 4, rows=nothing.numpy(),
-        selected=nothing, targets=nothing, sequence=nothing.numpy(),
+        selected=nothing, targets=nothing, target_ids=nothing.numpy(), sequence=nothing.numpy(),
     )  # fmt: skip
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         hidden_states(model, batch)

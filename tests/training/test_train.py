@@ -309,7 +309,7 @@ def dpo_step(pairs, tokenizer, micro_batch_tokens: int, bug: bool = False) -> di
         method="dpo", sequence_length=64, batch_tokens=2048, micro_batch_tokens=micro_batch_tokens
     )
     plan = make_plan(data, settings)
-    zeros = torch.zeros(data.rows, dtype=torch.float64)
+    zeros = np.zeros(data.rows)
     method, count = DPO(data, Reference(zeros - 30, zeros - 31), 0.1, "sigmoid_norm", 0.0, 0.5), 0
     for units in plan.micro_batches(0, micro_batch_tokens):
         batch = batch_of_units(data, plan, units, device())

@@ -218,7 +218,7 @@ def make_method(case: Case, config: TrainConfig, model: PreTrainedModel, data):
     if case.method == "reward":
         return Reward(data, config.centring)
     logps = pair_logps(model, data, np.arange(data.rows), 128, 4096)
-    reference = Reference(*map(torch.from_numpy, logps))
+    reference = Reference(*logps)
     return DPO(data, reference, config.beta, config.dpo_loss, config.label_smoothing, config.sft_weight)
 
 
