@@ -109,11 +109,11 @@ class TrainConfig(Strict):
 
     seed: int = 0
     threads: int = Field(2, ge=1)  # fixed here, since the bits of a sum depend on it
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone's products; see training.precision
+    precision: Literal["float32", "bfloat16"] = "float32"  # of what is multiplied; see training.precision
     average_last: int = Field(1, ge=1)  # the result is the mean of so many checkpoints, the last step's among them
     average_every: int | None = Field(None, ge=1)  # steps between them
     lora: Lora | None = None  # train adapters instead of all weights
-    compile: bool = False  # torch.compile of feed-forward blocks and norms; pays on GPUs and for long runs
+    compile: bool = False  # torch.compile of layers or parts of them; pays on GPUs and for long runs
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them; changes no result
     sharding: Literal["none", "full"] = (
         "none"  # full: each process keeps its part of weights and optimiser (FSDP2)

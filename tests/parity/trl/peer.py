@@ -1,9 +1,10 @@
 """TRL's side of a comparison: runs in the peer's environment, told by one JSON file.
 
 The job: method (sft, reward, dpo), model (a folder), rows (token ids: prompt, chosen, rejected; margin), order
-(of rows, as they are fed), batch (rows of a micro-batch), steps, settings (of TRL's config), weights (a file to
-write) and values (whether to give what the model says of every token). Prints a line of JSON for these if wanted,
-one when ready, and one a step. With `gate` each step waits for a line on standard input: two sides can take turns.
+(of rows, as they are fed), batch (rows of a micro-batch), steps, settings (of TRL's config), attention (a name of
+transformers', or `varlen`), weights (a file to write) and values (whether to give what the model says of every
+token). Prints a line of JSON for these if wanted, one when ready, and one a step. With `gate` each step waits for
+a line on standard input: two sides can take turns.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from torch.utils.data import SequentialSampler
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -70,6 +72,19 @@ def dataset(job: dict) -> Dataset:
     )
 
 
+def varlen(module, query, key, value, attention_mask, scaling, dropout=0.0, sliding_window=None, **told):
+    """Padding-free rows through the kernel that torch has, where the package flash-attn is not installed."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    begins, longest = told["cu_seq_lens_q"].to(query.device, torch.int32), int(told["max_length_q"])
+    window = (sliding_window - 1, 0) if sliding_window is not None and longest > sliding_window else (-1, 0)
+    return varlen_attn(*rows, begins, begins, longest, longest, scale=scaling, window_size=window)[None], None
+
+
+AttentionInterface.register("varlen", varlen)
+
+
 class Steps(TrainerCallback):
     """Waits before each step if gated; tells its loss, gradient norm, seconds, and TRL's metrics."""
 
@@ -82,12 +97,17 @@ class Steps(TrainerCallback):
         self.began = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args, state, control, **_):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in logs:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            say({**logs, "wall": self.seconds[0], "cpu": self.seconds[1], "peak_mib": memory})
+            line = {"wall": self.seconds[0], "cpu": self.seconds[1], "peak_mib": memory}
+            if torch.cuda.is_available():
+                line["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            say({**logs, **line})
 
 
 def values(model, trainer, method: str) -> list[list[float]]:
@@ -114,6 +134,7 @@ def main() -> None:
     trainer_class, config_class = TRAINERS[job["method"]]
     kind = AutoModelForSequenceClassification if job["method"] == "reward" else AutoModelForCausalLM
     model = kind.from_pretrained(job["model"], dtype=torch.float32, attn_implementation=job["attention"])
+    settings = {"bf16": False, "use_cpu": True, "dataloader_pin_memory": False, **job["settings"]}
     config = config_class(
         output_dir=job["folder"],
         per_device_train_batch_size=job["batch"],
@@ -123,12 +144,9 @@ def main() -> None:
         report_to=[],
         disable_tqdm=True,
         lr_scheduler_type="constant",
-        bf16=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
         include_num_input_tokens_seen=False,
         seed=0,
-        **job["settings"],
+        **settings,
     )
 
     class InOrder(trainer_class):

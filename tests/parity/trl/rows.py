@@ -37,7 +37,7 @@ def as_data(rows: list[dict], pairs: bool, vocabulary: int) -> Data:
     return Data(
         folder=Path("rows"),
         head={"vocab_size": vocabulary, "manifest_hash": "rows", "kind": "preference", "tokens": len(tokens)},
-        tokens=np.array(tokens, np.uint16),
+        tokens=np.array(tokens, np.uint16 if vocabulary <= 1 << 16 else np.uint32),
         mask=np.array(mask, np.uint8),
         ids=pa.chunked_array([[f"{number:032x}" for number in range(count)]]),
         sources=sources,
