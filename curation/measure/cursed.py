@@ -19,6 +19,7 @@ from curation.measure.intrinsics import (
     space_mask,
     trailing_zeros,
 )
+from curation.measure.needles import needle_tables
 from curation.measure.unicode import SPACE
 from curation.measure.utf8 import BLOCK, block_at, decode
 
@@ -38,30 +39,8 @@ _APART_2, _APART_4, _APART_5 = (np.uint64(sum(1 << by * times for times in range
 _ALL_17 = np.uint64((1 << 17) - 1)  # for the last of these no space may lie between
 LONGEST = 45  # characters of a pattern
 ALL, _1 = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
-
-
-_STRINGS = np.array([[*string.encode().ljust(20, b"\0")] for string in STRINGS], np.uint8)
-_PLACES = np.array([string.encode().index(rare) for string, rare in STRINGS.items()])
-_RARE = np.array([int.from_bytes(rare[:2], "little") for rare in STRINGS.values()])
 rare_mask = sequences_mask(dict.fromkeys(STRINGS.values()))
-TABLES = (_STRINGS, _PLACES, _RARE)
-
-
-@njit(nogil=True)
-def holds_string(data, at, start, end, tables):
-    """Whether one of the strings lies in the sentence from byte `start` to `end`, its rare bytes at `at`."""
-    strings, places, rare = tables
-    for number in range(len(strings)):
-        if rare[number] != np.int64(data[at]) | np.int64(data[at + 1]) << 8:
-            continue
-        first, length = at - places[number], 0
-        if first < start:
-            continue
-        while strings[number, length] and first + length < end and data[first + length] == strings[number, length]:
-            length += 1
-        if strings[number, length] == 0:
-            return True
-    return False
+NEEDLES = needle_tables({string.encode(): rare for string, rare in STRINGS.items()})
 
 
 @njit(nogil=True)

@@ -62,6 +62,16 @@ def trailing_zeros(context, number):
 
 
 @intrinsic
+def leading_zeros(context, number):
+    """How many of the highest bits of a uint64 are 0 (int64); 64 for 0."""
+
+    def build(target, builder, signature, arguments):
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), build
+
+
+@intrinsic
 def ones(context, number):
     """How many bits of a uint64 are 1 (int64)."""
 
@@ -209,6 +219,8 @@ def _letters(builder, lanes):
 word_mask = _mask_of(_in_word)  # ASCII letters, digits, underscores
 letter_mask = _mask_of(_letters)  # ASCII letters
 capital_mask = _mask_of(_range(0x41, 0x5A))  # A to Z
+base64_mask = _mask_of(_any(_letters, _range(0x2F, 0x39), *map(_is, b"+=\n")))
+hex_mask = _mask_of(_any(_range(0x30, 0x39), _range(0x41, 0x46), _range(0x61, 0x66)))  # hexadecimal digits
 digit_mask = _mask_of(_range(0x30, 0x39))  # 0 to 9
 middle_mask = _mask_of(_any(_is(0x27), _is(0x2E)))  # ' and .
 comma_mask = _mask_of(_is(0x2C))

@@ -17,10 +17,9 @@ from numba import njit
 from curation.measure.cursed import (
     ALL,
     LONGEST,
-    TABLES,
+    NEEDLES,
     ends_cursed,
     holds_pattern,
-    holds_string,
     rare_mask,
 )
 from curation.measure.group import Columns, Group
@@ -40,6 +39,7 @@ from curation.measure.intrinsics import (
     trailing_zeros,
     word_mask,
 )
+from curation.measure.needles import holds_needle
 from curation.measure.next_word import next_word
 from curation.measure.unicode import FLAGS, SPACE, UPPER
 from curation.measure.utf8 import BLOCK, block_at, decode, text_buffers
@@ -79,7 +79,7 @@ _59, _60 = np.uint64(STEP - 1), np.uint64(STEP)
 def _measure(documents: pa.Table, texts: pa.LargeStringArray) -> Columns:
     data, offsets = text_buffers(texts)
     out = np.zeros((len(COUNTS) + 1, len(texts)), np.int64)
-    _count_sentences(data, offsets, FLAGS, TABLES, out)
+    _count_sentences(data, offsets, FLAGS, NEEDLES, out)
     columns = {name: pa.array(counts, pa.uint64()) for name, counts in zip(COUNTS, out[:-1], strict=True)}
     share = out[-1] / np.maximum(out[0], 1)
     return columns | {"madlad_flagged_share": pa.array(share, mask=out[0] == 0)}
@@ -151,7 +151,7 @@ def _is_list_case(data, at, end, flags):
 
 
 @njit(nogil=True)
-def _judge(data, start, stop, flags, tables):
+def _judge(data, start, stop, flags, needles):
     """(characters, technical ones, whether it is list case, whether it is cursed) of a sentence.
 
     A block of 64 bytes at a time, of which the last few only show how what lies before them goes on. Where no
@@ -195,7 +195,7 @@ def _judge(data, start, stop, flags, tables):
 
         hits = rare_mask(data, place) >> shift & here
         while hits and not cursed:
-            cursed = holds_string(data, at + trailing_zeros(hits), start, stop, tables)
+            cursed = holds_needle(data, at + trailing_zeros(hits), start, stop, needles)
             hits &= hits - _1
         # Four spaces or two commas as far apart as in a pattern; those of ASCII have such within a block.
         four, five = spaces & spaces >> _4, spaces & spaces >> _5
@@ -220,7 +220,7 @@ def _judge(data, start, stop, flags, tables):
 
 
 @njit(nogil=True, cache=True)
-def _count_sentences(data, offsets, flags, tables, out):
+def _count_sentences(data, offsets, flags, needles, out):
     for document in range(len(offsets) - 1):
         at, end = offsets[document], offsets[document + 1]
         while at < end:
@@ -228,7 +228,7 @@ def _count_sentences(data, offsets, flags, tables, out):
             stop, at = _sentence_end(data, at, end, flags)
             if _after_spaces(data, start, stop, flags) == stop:
                 continue
-            chars, marks, list_case, cursed = _judge(data, start, stop, flags, tables)
+            chars, marks, list_case, cursed = _judge(data, start, stop, flags, needles)
             out[0, document] += 1
             out[1, document] += list_case
             out[2, document] += chars < SHORTEST or chars > LONGEST_SENTENCE

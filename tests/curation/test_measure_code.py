@@ -152,12 +152,14 @@ def test_encoded_data_are_the_matches_of_the_published_expressions(texts):
 
 
 def test_the_comparison_with_the_expressions_can_fail(monkeypatch):
-    """The planted twin: seven hexadecimal units are enough."""
-    monkeypatch.setattr(encoded, "UNITS_AT_LEAST", 7)
-    monkeypatch.setattr(encoded, "_count", encoded._count.py_func)
-    monkeypatch.setattr(encoded, "_hex_chars", encoded._hex_chars.py_func)
+    """The planted twin: one of the hexadecimal digits is none."""
+    assert encoded_counts(*buffers(["12 " * 8]))["encoded_chars"].tolist() == [24]
+    digits = encoded.IS_HEX.copy()
+    digits[ord("2")] = False
+    digits.flags.writeable = False
+    monkeypatch.setattr(encoded, "IS_HEX", digits)
     with pytest.raises(AssertionError):
-        assert encoded_counts(*buffers(["12 " * 7]))["encoded_chars"].tolist() == [0]
+        assert encoded_counts(*buffers(["12 " * 8]))["encoded_chars"].tolist() == [24]
 
 
 class Visible(HTMLParser):

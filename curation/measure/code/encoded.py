@@ -1,4 +1,4 @@
-"""Encoded data inside documents: the three kinds of StarCoder2's filter (Lozhkov et al. 2024, section 2.4).
+"""Encoded data inside documents: the three is_hex of StarCoder2's filter (Lozhkov et al. 2024, section 2.4).
 
 Each kind is a regular expression, found from left to right without overlap, as Python's `re` finds it:
 
@@ -12,36 +12,37 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from curation.measure.intrinsics import (
+    any_byte_mask,
+    base64_mask,
+    beyond_mask,
+    hex_mask,
+    leading_zeros,
+    trailing_zeros,
+    word_mask,
+)
 from curation.measure.unicode import FLAGS, LETTER, NUMBER, SPACE
-from curation.measure.utf8 import decode
+from curation.measure.utf8 import BLOCK, block_at, decode
 
 COUNTS = (
     "encoded_chars",  # of all matches; a character in matches of two kinds counts twice
     "longest_encoded",  # characters of the longest match
 )
 BASE64_AT_LEAST, UNITS_AT_LEAST = 64, 8
-BASE64, HEX, WORD = 1, 2, 4  # kinds of bytes; WORD: what is one of `\\w` in ASCII
+HEX = b"0123456789abcdefABCDEF"
+STEP = 59  # bytes of a block that a unit is looked for at: its prefix, its digits and what follows lie within
+_ALL, _HERE, _1, _2, _4 = (np.uint64(number) for number in ((1 << 64) - 1, (1 << STEP) - 1, 1, 2, 4))
 
-
-def _kinds() -> np.ndarray:
-    kinds = np.zeros(256, np.uint8)
-    for byte in b"0123456789abcdefABCDEF":
-        kinds[byte] |= HEX
-    for byte in b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/\n=":
-        kinds[byte] |= BASE64
-    for byte in b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_":
-        kinds[byte] |= WORD
-    kinds.flags.writeable = False
-    return kinds
-
-
-KINDS = _kinds()
+IS_HEX = np.zeros(256, np.bool_)
+IS_HEX[list(HEX)] = True
+IS_HEX.flags.writeable = False
+x_mask, zero_mask, u_mask, backslash_mask = map(any_byte_mask, (b"x", b"0", b"u", b"\\"))
 
 
 def encoded_counts(data: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
     """The int64 counts named in COUNTS, each of shape (n,)."""
     out = np.zeros((len(COUNTS), len(offsets) - 1), np.int64)
-    _count(data, offsets, FLAGS, KINDS, out)
+    _count(data, offsets, FLAGS, IS_HEX, out)
     return dict(zip(COUNTS, out, strict=True))
 
 
@@ -67,7 +68,7 @@ def _after_spaces(data, at, end, flags):
 
 
 @njit(nogil=True)
-def _hex_run(data, at, end, word_before, flags, kinds):
+def _hex_run(data, at, end, word_before, flags, is_hex):
     """The hexadecimal units from `at` on: (units, place after them, characters).
 
     No choice of the expression needs a second try: a unit ends after two digits, and what may follow a comma or
@@ -81,7 +82,7 @@ def _hex_run(data, at, end, word_before, flags, kinds):
             break
         if at + 1 < end and data[at + 1] == 0x78 and (data[at] == 0x30 or data[at] == 0x5C):
             at += 2
-        if at + 2 > end or not (kinds[data[at]] & HEX and kinds[data[at + 1]] & HEX):
+        if at + 2 > end or not (is_hex[data[at]] and is_hex[data[at + 1]]):
             at = start
             break
         at += 2
@@ -102,70 +103,98 @@ def _hex_run(data, at, end, word_before, flags, kinds):
 
 
 @njit(nogil=True)
-def _escape_run(data, at, end, kinds):
+def _escape_run(data, at, end, is_hex):
     """The place after the escapes \\uXXXX that lie side by side from `at` on."""
     while at + 6 <= end and data[at] == 0x5C and data[at + 1] == 0x75:
         for place in range(2, 6):
-            if not kinds[data[at + place]] & HEX:
+            if not is_hex[data[at + place]]:
                 return at
         at += 6
     return at
 
 
 @njit(nogil=True)
-def _may_begin_hex(data, at, end, kinds):
-    """Whether a unit may lie at `at`, by its first three bytes alone: most words that begin like one do not."""
-    if at + 2 >= end:
-        return False
-    second = data[at + 1]
-    if second == 0x78:
-        return True
-    return kinds[second] & HEX != 0 and kinds[data[at + 2]] & WORD == 0
+def _is_word_before(data, begin, at, flags):
+    """Whether the character that ends before byte `at` is one of `\\w`; outside the document none is."""
+    for back in range(1, 5):
+        if at - back < begin:
+            return False
+        if data[at - back] & 0xC0 != 0x80:
+            code, following = decode(data, at - back, at)
+            return following == at and (code == 0x5F or flags[code] & (LETTER | NUMBER) != 0)
+    return False
 
 
 @njit(nogil=True)
-def _hex_chars(data, begin, end, flags, kinds, longest):
-    total, at, word_before = 0, begin, False
+def _base64_chars(data, begin, end, longest):
+    total, at = 0, begin  # `at` follows a byte that is none of base64
     while at < end:
-        byte = data[at]
-        if byte >= 0x80:
-            code, at = decode(data, at, end)
-            word_before = flags[code] & (LETTER | NUMBER) != 0
+        known, others = _no_base64(data, at, end)
+        if others:
+            at += BLOCK - leading_zeros(others)  # whatever lies before the last of them is too short
             continue
-        is_word = kinds[byte] & WORD != 0
-        if is_word != word_before and (kinds[byte] & HEX or byte == 0x5C) and _may_begin_hex(data, at, end, kinds):
-            units, after, chars = _hex_run(data, at, end, word_before, flags, kinds)
+        if known < BASE64_AT_LEAST:
+            break
+        start = at
+        while at < end and not others:
+            known, others = _no_base64(data, at, end)
+            at += min(known, trailing_zeros(others))
+        total, longest = total + at - start, max(longest, at - start)
+    return total, longest
+
+
+@njit(inline="always")
+def _no_base64(data, at, end):
+    """How many bytes from `at` on are of its block, and which of them are none of base64."""
+    place, shift = block_at(data, at)
+    known = min(BLOCK, end - at)
+    return known, ~(base64_mask(data, place) >> shift) & _ALL >> np.uint64(BLOCK - known)
+
+
+@njit(nogil=True)
+def _other_chars(data, begin, end, flags, is_hex, longest):
+    """Characters of the hexadecimal data and the escapes."""
+    total, at, hexadecimal, escapes = 0, begin, begin, begin  # the last two: where the next one may begin
+    while at < end:
+        place, shift = block_at(data, at)
+        words, beyond = word_mask(data, place) >> shift, beyond_mask(data, place) >> shift
+        digits, xs = hex_mask(data, place) >> shift, x_mask(data, place) >> shift
+        zeros, slashes = zero_mask(data, place) >> shift, backslash_mask(data, place) >> shift
+        # Where a unit may begin: what lies before it, and after its digits, is looked at where it is ASCII.
+        two = digits & digits >> _1
+        prefixed = xs >> _1 & two >> _2 & ~(words >> _4)
+        starts = digits & ~(words << _1) & (two & ~(words >> _2) | zeros & prefixed)
+        starts |= slashes & prefixed & ((words | beyond) << _1 | _1)
+        starts &= _HERE
+        while starts:
+            start = at + trailing_zeros(starts)
+            starts &= starts - _1
+            if start < hexadecimal or start >= end:
+                continue
+            word_before = _is_word_before(data, begin, start, flags)
+            units, after, chars = _hex_run(data, start, end, word_before, flags, is_hex)
             if units >= UNITS_AT_LEAST:
                 total, longest = total + chars, max(longest, chars)
-                word_before = kinds[data[after - 1]] & WORD != 0  # a comma, a digit or white space
-                at = after
+                hexadecimal = after
+        backslashes = slashes & u_mask(data, place) >> shift >> _1 & _HERE
+        while backslashes:
+            start = at + trailing_zeros(backslashes)
+            backslashes &= backslashes - _1
+            if start < escapes or start >= end:
                 continue
-        word_before = is_word
-        at += 1
+            after = _escape_run(data, start, end, is_hex)
+            if after - start >= 6 * UNITS_AT_LEAST:
+                total, longest = total + after - start, max(longest, after - start)
+                escapes = after
+        at += STEP
     return total, longest
 
 
 @njit(nogil=True, cache=True)
-def _count(data, offsets, flags, kinds, out):
+def _count(data, offsets, flags, is_hex, out):
     for document in range(len(offsets) - 1):
         begin, end = offsets[document], offsets[document + 1]
-        total, longest, run, at = 0, 0, 0, begin
-        while at < end:
-            byte = data[at]
-            if kinds[byte] & BASE64:
-                run += 1
-                at += 1
-                if at < end:
-                    continue
-            if run >= BASE64_AT_LEAST:
-                total, longest = total + run, max(longest, run)
-            run = 0
-            if byte == 0x5C:
-                after = _escape_run(data, at, end, kinds)
-                if after - at >= 6 * UNITS_AT_LEAST:
-                    total, longest = total + after - at, max(longest, after - at)
-                    at = after - 6  # what follows the last backslash may begin base64
-            at += 1
-        hexadecimal, longest = _hex_chars(data, begin, end, flags, kinds, longest)
-        out[0, document] = total + hexadecimal
+        base64, longest = _base64_chars(data, begin, end, 0)
+        others, longest = _other_chars(data, begin, end, flags, is_hex, longest)
+        out[0, document] = base64 + others
         out[1, document] = longest

@@ -15,6 +15,13 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
+from curation.measure.intrinsics import sequences_mask, trailing_zeros
+from curation.measure.needles import holds_needle, needle_tables
+from curation.measure.utf8 import block_at
+
+STEP = 60  # bytes of a block of 64 that the last bytes of a beginning are looked for at
+_HERE, _1 = np.uint64((1 << STEP) - 1), np.uint64(1)
+
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -70,23 +77,15 @@ PATTERNS: tuple[tuple[bytes, bytes, Callable[[bytes], bool]], ...] = (
 _COMPILED = [(re.compile(expression), check) for _, expression, check in PATTERNS]
 
 
-def _starts() -> tuple[np.ndarray, np.ndarray]:
-    starts = [start for start, _, _ in PATTERNS]
-    lengths = np.array([len(start) for start in starts], np.int64)
-    table = np.zeros((len(starts), int(lengths.max())), np.uint8)
-    for row, start in enumerate(starts):
-        table[row, : len(start)] = np.frombuffer(start, np.uint8)
-    table.flags.writeable = lengths.flags.writeable = False
-    return table, lengths
-
-
-TABLE, LENGTHS = _starts()
+_RARE = {start: start[-4:] for start, _, _ in PATTERNS}
+rare_mask = sequences_mask(_RARE.values())
+NEEDLES = needle_tables(_RARE)
 
 
 def secret_counts(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """How many credentials each document holds: int64 (n,)."""
     candidates = np.zeros(len(offsets) - 1, np.bool_)
-    _find_candidates(data, offsets, TABLE, LENGTHS, candidates)
+    _find_candidates(data, offsets, NEEDLES, candidates)
     counts = np.zeros(len(offsets) - 1, np.int64)
     places = offsets.tolist()
     for row in np.flatnonzero(candidates).tolist():
@@ -100,21 +99,15 @@ def secrets_in(text: bytes) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _find_candidates(data, offsets, table, lengths, out):
-    firsts = np.zeros(256, np.bool_)
-    for row in range(len(lengths)):
-        firsts[table[row, 0]] = True
+def _find_candidates(data, offsets, needles, out):
     for document in range(len(offsets) - 1):
-        end = offsets[document + 1]
-        for at in range(offsets[document], end - 2):
-            if not firsts[data[at]]:
-                continue
-            for row in range(len(lengths)):
-                if data[at] == table[row, 0] and data[at + 1] == table[row, 1] and at + lengths[row] <= end:
-                    place = 2
-                    while place < lengths[row] and data[at + place] == table[row, place]:
-                        place += 1
-                    if place == lengths[row]:
-                        out[document] = True
-            if out[document]:
-                break
+        begin, end = offsets[document], offsets[document + 1]
+        at = begin
+        while at < end and not out[document]:
+            place, shift = block_at(data, at)
+            hits = rare_mask(data, place) >> shift & _HERE
+            while hits and not out[document]:
+                hit = at + trailing_zeros(hits)
+                out[document] = hit < end and holds_needle(data, hit, begin, end, needles)
+                hits &= hits - _1
+            at += STEP
