@@ -14,10 +14,10 @@ from curation.edits import SPANS, apply_edits, span_values
 from curation.measure.c4_edit import c4_spans, c4_spans_any_end
 from curation.measure.datatrove_pii import datatrove_pii_spans
 from curation.measure.line_edits import line_spans, newline_spans
-from curation.measure.next_word import count_words
 from curation.measure.pii import pii_spans
 from curation.measure.render import rendered_text
 from curation.measure.unicode import FLAGS
+from curation.measure.unicode_words import count_words
 from curation.measure.utf8 import text_buffers
 
 Find = Callable[[pa.LargeStringArray], pa.ListArray]

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from curation.measure.intrinsics import load64, trailing_zeros
+from curation.measure.intrinsics import beyond_mask, capital_mask, digit_mask, line_end_mask, ones, trailing_zeros
 from curation.measure.next_word import next_word
 from curation.measure.phrases import NOTHING, PHRASES, cut_phrases, word_bytes
 from curation.measure.spans import WIDTH, add_span, span_array
 from curation.measure.unicode import DIGIT, FLAGS, LETTER, MARK, SPACE, UPPER
-from curation.measure.utf8 import decode, text_buffers
+from curation.measure.utf8 import BLOCK, block_at, decode, text_buffers
 
 MOST_NEWLINES = 2
 LINE_RULES = (
@@ -38,8 +38,7 @@ _COUNTED = ("likes", "shares", "comments", "retweets", "reposts", "quotes", "boo
 _COUNTED += ("downloads", "views", "followers")
 _COUNTED_BYTES = word_bytes(_COUNTED)
 
-_ONES, _HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-_NEWLINES = _ONES * np.uint64(0x0A)
+_1 = np.uint64(1)
 
 
 def newline_spans(texts: pa.LargeStringArray) -> pa.ListArray:
@@ -60,16 +59,14 @@ def line_spans(texts: pa.LargeStringArray) -> pa.ListArray:
 
 @njit(nogil=True)
 def _newline(data, at, end):
-    """The place of the first newline of data[at:end], `end` without one: eight bytes at a time."""
-    while at + 8 <= end:
-        others = load64(data, at) ^ _NEWLINES
-        found = (others - _ONES) & ~others & _HIGH
+    """The place of the first newline of data[at:end], `end` without one."""
+    while at < end:
+        place, shift = block_at(data, at)
+        found = line_end_mask(data, place) >> shift
         if found:
-            return at + (trailing_zeros(found) >> 3)
-        at += 8
-    while at < end and data[at] != 0x0A:
-        at += 1
-    return at
+            return min(end, at + trailing_zeros(found))
+        at += BLOCK
+    return end
 
 
 @njit(nogil=True, cache=True)
@@ -140,15 +137,18 @@ def _line_rule(data, at, end, flags, counted):
     """The rule by which a line that is not empty goes, or -1."""
     start, chars, upper, digits = at, 0, 0, 0
     while at < end:
-        if data[at] < 0x80:
-            kind = flags[data[at]]
-            at += 1
-        else:
+        place, shift = block_at(data, at)
+        plain = min(BLOCK, end - at, trailing_zeros(beyond_mask(data, place) >> shift))
+        inside = (_1 << np.uint64(plain)) - _1 if plain < BLOCK else ~np.uint64(0)
+        upper += ones(capital_mask(data, place) >> shift & inside)
+        digits += ones(digit_mask(data, place) >> shift & inside)
+        chars += plain
+        at += plain
+        while at < end and data[at] >= 0x80:
             code, at = decode(data, at, end)
-            kind = flags[code]
-        chars += 1
-        upper += (kind & UPPER) != 0
-        digits += (kind & DIGIT) != 0
+            chars += 1
+            upper += (flags[code] & UPPER) != 0
+            digits += (flags[code] & DIGIT) != 0
     if 2 * upper > chars:
         return UPPERCASE
     if digits == chars:

@@ -60,21 +60,3 @@ def next_word(data, at, end, flags):
         if kinds & (LETTER | NUMBER):
             return start, at
     return end, end
-
-
-@njit(nogil=True)
-def words_between(data, at, end, flags):
-    """How many words there are from byte `at` up to `end`."""
-    words = 0
-    while True:
-        start, at = next_word(data, at, end, flags)
-        if start == end:
-            return words
-        words += 1
-
-
-@njit(nogil=True, cache=True)
-def count_words(data, offsets, flags, out):
-    """Fill in `out`, int64 (n,): the words of each text."""
-    for text in range(len(offsets) - 1):
-        out[text] = words_between(data, offsets[text], offsets[text + 1], flags)

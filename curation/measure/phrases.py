@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from curation.measure.intrinsics import sequences_mask, trailing_zeros
 from curation.measure.next_word import next_word
 from curation.measure.spans import add_span
 from curation.measure.unicode import SPACE
-from curation.measure.utf8 import decode
+from curation.measure.utf8 import block_at, decode
 
 MOST_WORDS = 10  # Unicode words of a line that phrases are cut from
 _PHRASES = ("items in cart", "Read more...", "Sign-in")
@@ -22,6 +23,9 @@ def word_bytes(words: tuple[str, ...]) -> np.ndarray:
 
 
 PHRASES = word_bytes(_PHRASES)
+STEP = 60  # bytes of a block of 64 at which the first bytes of a phrase are looked for
+_HERE, _1 = np.uint64((1 << STEP) - 1), np.uint64(1)
+_cart_mask = sequences_mask([_PHRASES[CART][:4].encode()])
 
 
 @njit(nogil=True)
@@ -88,10 +92,16 @@ def _next_cart(data, at, last, stop, phrases):
 
     A loop of its own: in one that may give another table each turn would count references to it.
     """
-    first = phrases[CART, 0]
-    while at < last and not (data[at] == first and _holds(data, at, stop, phrases, CART)):
-        at += 1
-    return at
+    while at < last:
+        place, shift = block_at(data, at)
+        hits = _cart_mask(data, place) >> shift & _HERE
+        while hits:
+            hit = at + trailing_zeros(hits)
+            if hit >= last or _holds(data, hit, stop, phrases, CART):
+                return min(hit, last)
+            hits &= hits - _1
+        at += STEP
+    return last
 
 
 @njit(nogil=True)

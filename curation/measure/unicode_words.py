@@ -14,6 +14,7 @@ from curation.measure.intrinsics import (
     beyond_mask,
     comma_mask,
     digit_mask,
+    leading_zeros,
     letter_mask,
     load64,
     middle_mask,
@@ -29,6 +30,29 @@ _FF = np.uint64(0xFF)
 _EACH_1, _EACH_80 = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 
 
+@njit(inline="always")
+def _block(data, at, end):
+    """Of the characters from `at` on, before which no word is open, those of ASCII up to the end of their block.
+
+    Returns (bytes of the block, how many of them before one beyond ASCII, what of these lies in words, which of
+    them are letters or digits, the last place at which a word that ends is known to end). Without any of ASCII the
+    masks mean nothing.
+    """
+    place, shift = block_at(data, at)
+    known = min(BLOCK, end - at)
+    plain = min(known, trailing_zeros(beyond_mask(data, place) >> shift))
+    inside = _ALL >> (np.uint64(BLOCK - plain) & _63)
+    letters = letter_mask(data, place) >> shift & inside
+    digits = digit_mask(data, place) >> shift & inside
+    middles, commas = middle_mask(data, place) >> shift, comma_mask(data, place) >> shift
+    words = word_mask(data, place) >> shift & inside
+    words |= middles & letters << _1 & letters >> _1
+    words |= (middles | commas) & digits << _1 & digits >> _1
+    # Of the last byte it is not known whether it joins what follows, so no word ends surely before it.
+    sure = plain if at + plain == end else plain - 2
+    return known, plain, words, letters | digits, sure
+
+
 @njit(nogil=True)
 def find_words(data, begin, end, flags, starts, stops):
     """Write where the words of data[begin:end] start and stop, from `begin` on (int32); returns their number.
@@ -38,20 +62,8 @@ def find_words(data, begin, end, flags, starts, stops):
     """
     count, at = 0, begin
     while at < end:
-        place, shift = block_at(data, at)
-        known = min(BLOCK, end - at)
-        plain = min(known, trailing_zeros(beyond_mask(data, place) >> shift))
+        known, plain, words, solid, sure = _block(data, at, end)
         if plain > 0:
-            inside = _ALL >> np.uint64(BLOCK - plain)
-            letters = letter_mask(data, place) >> shift & inside
-            digits = digit_mask(data, place) >> shift & inside
-            words = word_mask(data, place) >> shift & inside
-            underscores = words & ~(letters | digits)
-            middles, commas = middle_mask(data, place) >> shift, comma_mask(data, place) >> shift
-            words |= middles & letters << _1 & letters >> _1
-            words |= (middles | commas) & digits << _1 & digits >> _1
-            # Of the last byte it is not known whether it joins what follows, so no word ends surely before it.
-            sure = plain if at + plain == end else plain - 2
             begins, ends = words & ~(words << _1), ~words & words << _1
             offset, open_word = at - begin, -1
             while begins:
@@ -61,8 +73,8 @@ def find_words(data, begin, end, flags, starts, stops):
                     break
                 begins &= begins - _1
                 ends &= ends - _1
-                if underscores and trailing_zeros((letters | digits) >> np.uint64(first)) >= last - first:
-                    continue
+                if trailing_zeros(solid >> np.uint64(first)) >= last - first:
+                    continue  # underscores alone
                 starts[count] = offset + first
                 stops[count] = offset + last
                 count += 1
@@ -79,6 +91,44 @@ def find_words(data, begin, end, flags, starts, stops):
             if at == end or data[at] < 0x80:
                 break
     return count
+
+
+@njit(nogil=True)
+def words_between(data, at, end, flags):
+    """How many words there are from byte `at` up to `end`: as many as `find_words` finds."""
+    count = 0
+    while at < end:
+        known, plain, words, solid, sure = _block(data, at, end)
+        if plain > 0:
+            begins = words & ~(words << _1)
+            open_word = -1
+            if plain - sure > 0 and words >> np.uint64(max(sure, 0)):
+                open_word = 63 - leading_zeros(begins)
+                begins ^= _1 << np.uint64(open_word)
+            count += ones(begins & solid)
+            begins &= ~solid
+            while begins:  # underscores: whether more than those follow
+                rest = ~(words >> np.uint64(trailing_zeros(begins)))
+                count += trailing_zeros(solid >> np.uint64(trailing_zeros(begins))) < trailing_zeros(rest)
+                begins &= begins - _1
+            at += plain if open_word < 0 else open_word
+            if plain == known and open_word != 0:
+                continue
+        while True:
+            first, at = next_word(data, at, end, flags)
+            if first == end:
+                return count
+            count += 1
+            if at == end or data[at] < 0x80:
+                break
+    return count
+
+
+@njit(nogil=True, cache=True)
+def count_words(data, offsets, flags, out):
+    """Fill in `out`, int64 (n,): the words of each text."""
+    for text in range(len(offsets) - 1):
+        out[text] = words_between(data, offsets[text], offsets[text + 1], flags)
 
 
 @njit(inline="always")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from curation.edits import apply_edits
 from curation.measure.line_edits import LINE_RULES, line_spans, newline_spans
-from curation.measure.next_word import count_words
 from curation.measure.unicode import FLAGS
+from curation.measure.unicode_words import count_words
 from curation.measure.utf8 import text_buffers
 from tests.curation.test_measure import unicode_words
 
