@@ -1,23 +1,27 @@
 """A tokenizer folder put to work: contents to ids, in bulk, with special tokens only where we place them.
 
 `tokenizers` is the reference; `fastokens` encodes the same byte-level BPE many times faster and is used where the
-tokenizer step has proven its ids equal on a sample of every pool (`encoder.json`).
+tokenizer step has proven its ids equal on a sample of every pool (`encoder.json`). Where only the number of tokens
+is asked for, `curation.tokenizer.counter` gives it without ids, on the same proof.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import fastokens
 import numpy as np
+import pyarrow as pa
 import tokenizers
 
 from curation.chat import END_OF_TURN, FILL_IN_MIDDLE, TURNS, Segments, Specials
 from curation.files import read_json
 from curation.steps import StepOutput
+from curation.tokenizer.counter import Counter
 
 FOLDER = "tokenizer"  # the Hugging Face folder within the tokenizer step's
 CHOICE = "encoder.json"
@@ -38,11 +42,6 @@ class Encoded:
         """Tokens of each document, int64 (n,)."""
         return np.diff(self.starts)
 
-    @property
-    def in_loss(self) -> np.ndarray:
-        """Tokens of each document that are in the loss, int64 (n,)."""
-        return np.diff(np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])[self.starts])
-
     def first(self, counts: np.ndarray) -> Encoded:
         """The first tokens of documents of one segment each: `counts` (n,), all of those that have no more."""
         lengths = np.minimum(self.lengths, counts.astype(np.int64))
@@ -51,11 +50,23 @@ class Encoded:
         return Encoded(self.ids[taken], self.mask[taken], starts, starts)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """How many tokens n documents of m segments have, special tokens with them."""
+
+    segments: np.ndarray  # int64 (m,)
+    lengths: np.ndarray  # int64 (n,)
+    in_loss: np.ndarray  # int64 (n,): of the lengths
+
+
 class Encoder:
     """Encodes contents by `library`, "fastokens" or "tokenizers". Safe to share between threads."""
 
-    def __init__(self, folder: Path, library: str):
-        """`folder`: a Hugging Face tokenizer with our turn tokens. Raises ValueError if it lacks one of them."""
+    def __init__(self, folder: Path, library: str, counter: bool = False):
+        """`folder`: a Hugging Face tokenizer with our turn tokens. Raises ValueError if it lacks one of them.
+
+        counter: count by kernels of our own; raises ValueError for a tokenizer that they do not know.
+        """
         config = read_json(folder / "tokenizer_config.json")
         self.reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.reference.no_truncation()
@@ -67,12 +78,18 @@ class Encoder:
             self._fast = fastokens.Tokenizer.from_file(str(folder / "tokenizer.json"))
             self._fast.no_truncation()
             self._fast.no_padding()
+        self._counter = Counter(json.loads(self.reference.to_str())) if counter else None
         self.specials = Specials(
             end_of_text=self._id(config["eos_token"], folder),
             end_of_turn=self._id(END_OF_TURN, folder),
             turns={turn: self._id(token, folder) for turn, token in TURNS.items()},
             others={token: number for token in FILL_IN_MIDDLE if (number := self._known(token)) is not None},
         )
+
+    @property
+    def counts_by(self) -> str:
+        """What counts: "kernel", or the library."""
+        return self.library if self._counter is None else "kernel"
 
     def _known(self, token: str) -> int | None:
         return self.reference.token_to_id(token)
@@ -96,6 +113,23 @@ class Encoder:
         for one, start in zip(encoded, starts, strict=False):
             ids[start : start + len(one.ids)] = one.ids
         return ids, starts
+
+    def lengths(self, texts: list[str] | pa.ChunkedArray) -> np.ndarray:
+        """The number of ids of each of n texts (of Arrow: large_string, no null), int64 (n,)."""
+        if self._counter is None:
+            return np.diff(self.contents(texts if isinstance(texts, list) else texts.to_pylist())[1])
+        arrays = [pa.array(texts, pa.large_string())] if isinstance(texts, list) else texts.chunks
+        return np.concatenate([np.empty(0, np.int64), *(self._counter.count(one) for one in arrays)])
+
+    def count(self, segments: Segments) -> Counted:
+        """How many ids `encode` gives."""
+        closes = segments.closing >= 0
+        learned = self.lengths(segments.contents) + closes
+        sizes = learned + (segments.opening >= 0)
+        before, before_in_loss = (
+            np.concatenate([[0], np.cumsum(one)])[segments.starts] for one in (sizes, learned * segments.loss)
+        )
+        return Counted(sizes, np.diff(before), np.diff(before_in_loss))
 
     def decode(self, encoded: Encoded) -> list[str]:
         """The text of each document, without special tokens and without a character that a cut left incomplete."""
@@ -131,10 +165,11 @@ def limit_threads(workers: int) -> None:
 
 
 def load_encoder(tokenizer: StepOutput | Path) -> Encoder:
-    """The encoder of a tokenizer step (or its folder), by the library that the step has proven. Cached."""
+    """The encoder of a tokenizer step (or its folder), by what the step has proven. Cached."""
     return _load(str(tokenizer.folder if isinstance(tokenizer, StepOutput) else tokenizer))
 
 
 @functools.lru_cache(maxsize=4)
 def _load(folder: str) -> Encoder:
-    return Encoder(Path(folder) / FOLDER, read_json(Path(folder) / CHOICE)["library"])
+    choice = read_json(Path(folder) / CHOICE)
+    return Encoder(Path(folder) / FOLDER, choice["library"], choice.get("counter", False))

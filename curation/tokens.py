@@ -22,7 +22,7 @@ from curation.tokenizer.proof import prove
 from curation.tokenizer.report import REPORT, measure_fit
 from curation.tokenizer.sample import LONGEST, Outputs, Sample, beginning, choose, choose_from_mix
 
-PROOF_BYTES = 1 << 18  # of each source, on which fastokens is compared with tokenizers
+PROOF_BYTES = 1 << 18  # of each source, on which fastokens and our counter are compared with tokenizers
 
 
 def train_tokenizer(
@@ -35,10 +35,11 @@ def train_tokenizer(
     """The step `tokenizer`: `tokenizer/`, a folder that AutoTokenizer loads, `encoder.json` and `report.json`.
 
     `encoder.json` says which library encodes: fastokens if it gives the ids of tokenizers on a sample of every
-    pool. `report.json` has the bytes per token of every source. Neither is part of the step's content, which is
-    that of `tokenizer/` alone (tokenizer.json and the chat template): what token ids depend on, and what mixes
-    record as `tokenizer_hash`. Raises FileNotFoundError for a folder without a tokenizer, ManifestError for a mix
-    that does not verify, ValueError for one of other pools and for weights of unknown sources.
+    pool; and whether our own kernels count, on the same terms. `report.json` has the bytes per token of every
+    source. Neither is part of the step's content, which is that of `tokenizer/` alone (tokenizer.json and the chat
+    template): what token ids depend on, and what mixes record as `tokenizer_hash`. Raises FileNotFoundError for a
+    folder without a tokenizer, ManifestError for a mix that does not verify, ValueError for one of other pools and
+    for weights of unknown sources.
     """
     inputs = {f"pool/{source}": pool.content for source, pool in sorted(pools.items())}
     inputs |= {f"measured/{source}": output.content for source, output in sorted(measured.items())}
@@ -93,8 +94,8 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
         units = {path.stem: (str(path), str(tokenizer.folder)) for path in pool.shards()}
         results = build.map(count_shard, units, "threads").values()
         totals = {name: sum(result[name] for result in results) for name in COUNTED}
-        library = load_encoder(tokenizer).library
-        build.counts = {**totals, "documents_out": totals["documents_in"], "encoded_by": {library: len(units)}}
+        by = {load_encoder(tokenizer).counts_by: len(units)}
+        build.counts = {**totals, "documents_out": totals["documents_in"], "counted_by": by}
 
     inputs = {"pool": pool.content, "tokenizer": tokenizer.content}
     return step(ctx, f"tokens/{pool.source}", 2, {}, inputs, work)
@@ -110,16 +111,18 @@ def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str,
     totals = dict.fromkeys(COUNTED, 0)
     for _, table in batches(Path(shard), DOCUMENT_COLUMNS):
         kind = kind_of(table)
-        rendered = segments(table, KIND_TRANSFORM[kind], encoder.specials)
-        encoded = encoder.encode(rendered)
-        tokens.append(encoded.lengths.astype(np.uint32))
-        if kind == "text":
+        if kind == "text":  # its end-of-text token is in the loss too
+            lengths = in_loss = encoder.lengths(table["text"]) + 1
+            tokens.append(lengths.astype(np.uint32))
             plain.append(tokens[-1])
         else:
-            plain.append(encoder.encode(segments(table, "chat_plain", encoder.specials)).lengths.astype(np.uint32))
+            rendered = segments(table, KIND_TRANSFORM[kind], encoder.specials)
+            counted = encoder.count(rendered)
+            in_loss = counted.in_loss
+            tokens.append(counted.lengths.astype(np.uint32))
+            plain.append((encoder.lengths(plain_texts(table)) + 1).astype(np.uint32))
         if kind == "pairs":
-            facts.append(pair_facts(table, rendered, encoded, encoder.specials))
-        in_loss = encoded.in_loss
+            facts.append(pair_facts(table, rendered, counted, encoder.specials))
         totals["tokens_in_loss"] += int(in_loss.sum())
         totals["without_loss"] += int((in_loss == 0).sum())
         ids.extend(table["id"].to_pylist())

@@ -7,7 +7,7 @@ import pyarrow as pa
 import xxhash
 
 from curation.chat import Segments, Specials
-from curation.encoder import Encoded
+from curation.encoder import Counted
 from curation.schema import messages_bytes
 
 # A turn's tokens are those of its content and the two special tokens around it, as trained on. The prompt is
@@ -28,9 +28,9 @@ FACTS = pa.schema(
 IN_CATALOG = "pair:"  # how those of FACTS begin that stand in the catalog of a source of pairs
 
 
-def pair_facts(table: pa.Table, rendered: Segments, encoded: Encoded, specials: Specials) -> pa.Table:
-    """FACTS of documents of kind pairs, shape (n,). `rendered` and `encoded` are under the transform `pair`."""
-    sizes = np.diff(encoded.segment_starts)
+def pair_facts(table: pa.Table, rendered: Segments, counted: Counted, specials: Specials) -> pa.Table:
+    """FACTS of documents of kind pairs, shape (n,). `rendered` and `counted` are under the transform `pair`."""
+    sizes = counted.segments
     before = np.concatenate([[0], np.cumsum(sizes)])
     first, last = rendered.starts[:-1], rendered.starts[1:]
     responses = first + rendered.parts[:, 0], first + rendered.parts[:, 1]

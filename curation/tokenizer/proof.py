@@ -1,4 +1,7 @@
-"""The choice of the encoder: fastokens where it gives the ids of tokenizers, on hard texts and on every pool."""
+"""The choice of the encoder: fastokens where it gives the ids of tokenizers, on hard texts and on every pool.
+
+And of what counts: kernels of our own where they give the numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ HARD_TEXTS = (
     " ",
     "\r\n\n \t x",
     "\x00\x01\x7f",
-    "it's IT'S we'Ll 1234567 3.14",
+    "it's IT'S we'Ll 'ſ 'ſx 1234567 3.14",
     "é e\u0301 ﬁ 日本語 한국어 עברית 🎉👩‍👩‍👧 \u200b\ufeff",
     "".join(SPECIAL_TOKENS),
     *(unit * 3000 for unit in ("a ", "ab", " ", "\n", "1", "-", "é", "日", "🎉", " \n")),
@@ -35,28 +38,44 @@ BLOCK = 256  # code points a text
 
 
 def prove(folder: Path, samples: Iterable[tuple[str, list[str]]]) -> dict:
-    """`{library, texts, tokens, hash, reason}`: the library to encode with, and its grounds.
+    """`{library, counter, texts, tokens, hash, reason, counter_reason}`: what encodes and counts, and the grounds.
 
-    `samples`: names and texts of the pools, to be compared besides the hard ones. `hash` is SHA-256 of the ids.
+    library: "fastokens" or "tokenizers", with the reason against the former. counter: whether
+    `curation.tokenizer.counter` counts, or the reason against it. `samples`: names and texts of the pools, to be
+    compared besides the hard ones; `texts` and `tokens` say how many were. `hash` is SHA-256 of the ids.
     """
     reference = Encoder(folder, "tokenizers")
-    choice = {"library": "fastokens", "texts": 0, "tokens": 0, "hash": "", "reason": None}
-    try:
-        fast = Encoder(folder, "fastokens")
-    except ValueError as error:  # fastokens reads BPE alone
-        return {**choice, "library": "tokenizers", "reason": str(error)}
-    digest = hashlib.sha256()
+    fast, reason = _made(folder, "fastokens", False)
+    counter, counter_reason = _made(folder, "tokenizers", True)
+    digest, compared, tokens = hashlib.sha256(), 0, 0
     hard = [*HARD_TEXTS, *_unicode_texts(), *_added_token_texts(reference)]
     for name, texts in [("hard texts", hard), *samples]:
+        if fast is None and counter is None:
+            break
         expected, starts = reference.contents(texts)
-        found, found_starts = fast.contents(texts)
-        if not (np.array_equal(expected, found) and np.array_equal(starts, found_starts)):
-            reason = f"fastokens gives other ids in a sample of {name}"
-            return {**choice, "library": "tokenizers", "reason": reason}
+        if fast is not None and not all(map(np.array_equal, fast.contents(texts), (expected, starts))):
+            fast, reason = None, f"fastokens gives other ids in a sample of {name}"
+        if counter is not None and not np.array_equal(counter.lengths(texts), np.diff(starts)):
+            counter, counter_reason = None, f"the counter gives other numbers in a sample of {name}"
         digest.update(expected.tobytes())
-        choice["texts"] += len(texts)
-        choice["tokens"] += len(expected)
-    return {**choice, "hash": digest.hexdigest()}
+        compared += len(texts)
+        tokens += len(expected)
+    return {
+        "library": "tokenizers" if fast is None else "fastokens",
+        "counter": counter is not None,
+        "texts": compared,
+        "tokens": tokens,
+        "hash": digest.hexdigest(),
+        "reason": reason,
+        "counter_reason": counter_reason,
+    }
+
+
+def _made(folder: Path, library: str, counter: bool) -> tuple[Encoder | None, str | None]:
+    try:
+        return Encoder(folder, library, counter), None
+    except ValueError as error:  # fastokens reads BPE alone, the counter byte-level BPE
+        return None, str(error)
 
 
 def _unicode_texts() -> Iterator[str]:

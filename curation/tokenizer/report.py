@@ -67,7 +67,7 @@ def _count(
         for _, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
             texts = [beginning(text) for text in plain_texts(table)]
             line["bytes"] += sum(len(text.encode()) for text in texts)
-            line["tokens"] += len(encoder.contents(texts)[0])
+            line["tokens"] += int(encoder.lengths(texts).sum())
             if reference is not None:
                 encoded = reference.encode_batch_fast(texts, add_special_tokens=False)
                 line["reference_tokens"] += sum(len(each.ids) for each in encoded)

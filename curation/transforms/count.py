@@ -67,7 +67,7 @@ def count_transformed(
         for name in transforms:
             rendered, changed = render(table, name, encoder.specials)
             columns.setdefault(f"{TOKENS_UNDER}{name}", []).append(
-                encoder.encode(rendered).lengths.astype(np.uint32)
+                encoder.count(rendered).lengths.astype(np.uint32)
             )
             columns.setdefault(f"{CHANGED_BY}{name}", []).append(changed)
     write_parquet(

@@ -5,12 +5,13 @@
 The documents are those of `tests.benchmarks.kernels`: files of the folder MIXWRIGHT_DATA where that is set, else
 the standard library and the texts of installed packages. Without --tokenizer a byte-level BPE of 32,000 tokens is
 trained on them, split as cl100k. The process pins itself to one core, and both libraries keep to one thread.
-Figures are megabytes (10^6 bytes of UTF-8) a second of processor time. `tokenizers` encodes, by its fastest call
-(a batch without offsets), a sample of the same documents spread over the corpus; both are timed on that sample. A
-first pass is that of an encoder which has seen no text; in later passes over the sample its caches hold the words.
-*New text* is every other document of the sample after the rest of it: unseen documents for an encoder that is no
-longer cold, as all but the first megabytes of a pool are.
-The command fails unless all ids are equal.
+Figures are megabytes (10^6 bytes of UTF-8) a second of processor time, from a column of Arrow, as the step
+`tokens` reads it, to the number of tokens of each document: by `tokenizers` (its fastest call, a batch without
+offsets), by fastokens and by our own kernels (`curation.tokenizer.counter`). All are timed on a sample of the
+documents spread over the corpus. A *first pass* is that of an encoder which has seen no text; in later passes over
+the sample its caches hold the words. *New text* is every other document of the sample after the rest of it: unseen
+documents for an encoder that is no longer cold, as all but the first megabytes of a pool are.
+The command fails unless fastokens gives the ids of `tokenizers` and the kernels their number.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ LIMITS = {"RAYON_NUM_THREADS": "1", "FASTOKENS_BPE_THREADS": "1", "TOKENIZERS_PA
 os.environ.update(LIMITS)  # read when the libraries start their pools
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -59,42 +61,39 @@ def make_folder(given: Path | None, texts: dict[str, list[str]], folder: Path) -
         write_folder(folder, train_bpe(iter([sample]), Tokenizer()), {})
 
 
+WAYS = {"tokenizers": ("tokenizers", False), "fastokens": ("fastokens", False), "kernels": ("tokenizers", True)}
+
+
 def measure_corpus(kind: str, texts: list[str], folder: Path, compare: float) -> dict[str, object]:
     """All figures of one corpus."""
     sample = spread(texts, compare)
-    size, part = megabytes(texts), megabytes(sample)
-    reference, fast, unseen = (Encoder(folder, name) for name in ("tokenizers", "fastokens", "fastokens"))
-    slow = part / seconds_of(lambda: reference.contents(sample), 1)
-    slow_again = part / seconds_of(lambda: reference.contents(sample), 1)
-    first = part / seconds_of(lambda: fast.contents(sample), 1)
-    again = part / seconds_of(lambda: fast.contents(sample), RUNS)
-    whole = size / seconds_of(lambda: unseen.contents(texts), 1)
-    half, rest = sample[::2], sample[1::2]
-    new = {}
-    for name in ("tokenizers", "fastokens"):
-        encoder = Encoder(folder, name)
-        encoder.contents(half)
-        new[name] = megabytes(rest) / seconds_of(lambda encoder=encoder: encoder.contents(rest), 1)
-    pairs = zip(fast.contents(sample), reference.contents(sample), strict=True)
-    return {
+    part = megabytes(sample)
+    columns = [pa.chunked_array([some], pa.large_string()) for some in (sample, sample[::2], sample[1::2])]
+    row = {
         "documents": kind,
         "count": len(texts),
-        "megabytes": round(size, 1),
+        "megabytes": round(megabytes(texts), 1),
         "sample, megabytes": round(part, 1),
-        "tokenizers, first pass": slow,
-        "tokenizers, best pass": max(slow, slow_again),
-        "fastokens, first pass": first,
-        "fastokens, best pass": again,
-        "fastokens, all documents, first pass": whole,
-        "times tokenizers, first passes": first / slow,
-        "times tokenizers, all documents": whole / max(slow, slow_again),
-        "tokenizers, new text": new["tokenizers"],
-        "fastokens, new text": new["fastokens"],
-        "times tokenizers, new text": new["fastokens"] / new["tokenizers"],
-        "times tokenizers, best passes": again / max(slow, slow_again),
-        "tokens compared": len(reference.contents(sample)[0]),
-        "equal": all(np.array_equal(one, other) for one, other in pairs),
     }
+    for name, way in WAYS.items():
+        Encoder(folder, *way).lengths(["compile first"])
+        once, halved = Encoder(folder, *way), Encoder(folder, *way)
+        halved.lengths(columns[1])
+        passes = 1 if name == "tokenizers" else RUNS
+        row[f"{name}, first pass"] = part / seconds_of(lambda once=once: once.lengths(columns[0]), 1)
+        row[f"{name}, best pass"] = part / seconds_of(lambda once=once: once.lengths(columns[0]), passes)
+        new = seconds_of(lambda halved=halved: halved.lengths(columns[2]), 1)
+        row[f"{name}, new text"] = megabytes(sample[1::2]) / new
+    for name in list(WAYS)[1:]:
+        for figure in ("first pass", "new text", "best pass"):
+            row[f"{name}, {figure}, times tokenizers"] = row[f"{name}, {figure}"] / row[f"tokenizers, {figure}"]
+    reference, fast, kernels = (Encoder(folder, *way) for way in WAYS.values())
+    ids, starts = reference.contents(sample)
+    equal = all(map(np.array_equal, fast.contents(sample), (ids, starts)))
+    equal &= np.array_equal(kernels.lengths(columns[0]), np.diff(starts))
+    whole = pa.chunked_array([texts], pa.large_string())
+    equal &= np.array_equal(kernels.lengths(whole), fast.lengths(whole))
+    return {**row, "tokens compared": len(ids), "equal": bool(equal)}
 
 
 def main() -> int:
@@ -125,7 +124,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps({"machine": where, "corpora": rows}, indent=1) + "\n")
     if unequal := [str(row["documents"]) for row in rows if not row["equal"]]:
-        print(f"ids are not equal: {', '.join(unequal)}", file=sys.stderr)
+        print(f"ids or counts are not equal: {', '.join(unequal)}", file=sys.stderr)
     return int(bool(unequal))
 
 

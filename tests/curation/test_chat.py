@@ -145,7 +145,10 @@ def test_documents_lie_one_after_the_other(encoder):
     alone = [encode(encoder, "chat", chat) for chat in chats]
     assert together.ids.tolist() == [token for one in alone for token in one.ids.tolist()]
     assert together.lengths.tolist() == [len(one.ids) for one in alone]
-    assert together.in_loss.tolist() == [int(one.mask.sum()) for one in alone]
+    counted = encoder.count(segments(table(*chats), "chat", encoder.specials))
+    assert counted.lengths.tolist() == together.lengths.tolist()
+    assert counted.in_loss.tolist() == [int(one.mask.sum()) for one in alone]
+    assert counted.segments.tolist() == np.diff(together.segment_starts).tolist()
 
 
 def test_a_role_that_is_not_known_is_named_with_its_document(encoder):

@@ -37,7 +37,8 @@ def test_the_folder_loads_in_transformers_with_ends_apart(tokenizer):
     assert peer.eos_token_id != peer.pad_token_id
     assert peer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(len(SPECIAL_TOKENS)))
     assert len(peer) == tokenizer.counts["vocab_size"] == 700
-    assert read_json(tokenizer.folder / CHOICE)["library"] == "fastokens"
+    choice = read_json(tokenizer.folder / CHOICE)
+    assert (choice["library"], choice["counter"]) == ("fastokens", True)
 
 
 def test_any_bytes_come_back(tokenizer):
@@ -123,19 +124,20 @@ def test_chat_counts_by_the_template_and_pairs_count_the_prompt_twice(stations, 
 
 def test_workers_and_library_do_not_change_counts(make_stations, tokenizer, prose, monkeypatch):
     contents = set()
-    for name, workers, library in (("a", 1, "fastokens"), ("b", 2, "fastokens"), ("c", 1, "tokenizers")):
+    for name, workers, by in (("a", 1, "fastokens"), ("b", 2, "kernel"), ("c", 1, "tokenizers")):
         stations = make_stations(name, workers)
-        monkeypatch.setattr(encoder_module, "read_json", _with_library(library))
+        monkeypatch.setattr(encoder_module, "read_json", _counted_by(by))
         encoder_module._load.cache_clear()
         output = count_tokens(stations.ctx, stations.pool("prose", prose, shards=3), tokenizer)
-        assert output.counts["encoded_by"] == {library: 3}
+        assert output.counts["counted_by"] == {by: 3}
         contents.add(output.content)
     encoder_module._load.cache_clear()
     assert len(contents) == 1
 
 
-def _with_library(library):
-    return lambda path: {"library": library} if path.name == CHOICE else read_json(path)
+def _counted_by(name):
+    choice = {"library": "tokenizers" if name == "kernel" else name, "counter": name == "kernel"}
+    return lambda path: choice if path.name == CHOICE else read_json(path)
 
 
 def test_fastokens_is_left_where_its_ids_differ(stations, prose, monkeypatch):
