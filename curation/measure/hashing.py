@@ -6,9 +6,12 @@ import numpy as np
 from numba import njit
 
 from curation.key_kernels import mix64
+from curation.measure.intrinsics import high_product, load64, ones
 
 HASH_START = np.uint64(0xCBF29CE484222325)  # the basis and prime of FNV-1a, 64 bits
 HASH_PRIME = np.uint64(0x100000001B3)
+_FOLD = np.uint64(0x9E3779B97F4A7C15)  # odd, half of its bits 1
+_1, _63 = np.uint64(1), np.uint64(63)
 _EACH_1, _EACH_40 = np.uint64(0x0101010101010101), np.uint64(0x4040404040404040)
 
 
@@ -75,3 +78,38 @@ def numbered(key, start, keys, counts, firsts, slots, mask, known):
     slots[place] = number
     counts[number] += 1
     return number, known + (number == known)
+
+
+@njit(inline="always")
+def eight_bytes(data, at):
+    """The eight bytes of data[at : at + 8] as one number, the first byte lowest; any number from the end on.
+
+    Without a branch: with one, numba counts references to `data` at each word.
+    """
+    place = min(at, len(data) - 8)
+    return load64(data, place) >> (np.uint64(8 * (at - place)) & _63)
+
+
+@njit(inline="always")
+def first_bytes(chunk, length):
+    """A chunk without what lies past its first `length` bytes, 0 to 8."""
+    return chunk & (np.uint64(length < 8) << (np.uint64(8 * length) & _63)) - _1
+
+
+@njit(inline="always")
+def gone_on(chunk):
+    """How many bytes of a chunk go on a character that others begin."""
+    return ones(chunk >> np.uint64(7) & ~(chunk >> np.uint64(6)) & _EACH_1)
+
+
+@njit(nogil=True)
+def hash_bytes(data, start, stop):
+    """The hash of data[start:stop], eight bytes at a time, and how many of them do not go on a character."""
+    hashed, chars, at = HASH_START ^ np.uint64(stop - start), stop - start, start
+    while at < stop:
+        chunk = first_bytes(eight_bytes(data, at), min(stop - at, 8))
+        mixed = hashed ^ chunk
+        hashed = high_product(mixed, _FOLD) ^ mixed * _FOLD
+        chars -= gone_on(chunk)
+        at += 8
+    return hashed, chars

@@ -179,14 +179,17 @@ def _shifted(builder, lanes, by: int):
     return builder.shuffle_vector(lanes, _all(0), places) if by else lanes
 
 
-def sequences_mask(sequences: Iterable[bytes]):
+def sequences_mask(sequences: Iterable[bytes], any_case: bool = False):
     """An intrinsic like `word_mask`, of the bytes at which one of the sequences begins.
 
-    One that goes on past the block is not found.
+    One that goes on past the block is not found. With `any_case` they are lowercase letters of ASCII and stand for
+    those in upper case, too.
     """
     sequences = list(sequences)
 
     def choose(builder, lanes):
+        if any_case:
+            lanes = builder.or_(lanes, _all(0x20))
         shifted = [_shifted(builder, lanes, by) for by in range(max(map(len, sequences)))]
         least = _all(0xFF)  # 0 in the lanes at which a sequence begins
         for sequence in sequences:
@@ -224,6 +227,10 @@ hex_mask = _mask_of(_any(_range(0x30, 0x39), _range(0x41, 0x46), _range(0x61, 0x
 digit_mask = _mask_of(_range(0x30, 0x39))  # 0 to 9
 middle_mask = _mask_of(_any(_is(0x27), _is(0x2E)))  # ' and .
 comma_mask = _mask_of(_is(0x2C))
+white_mask = _mask_of(_any(_range(0x09, 0x0D), _range(0x1C, 0x20)))  # what `str.isspace` takes for white space
+_PUNCTUATION = ((0x21, 0x23), (0x25, 0x2A), (0x2C, 0x2F), (0x3A, 0x3B), (0x3F, 0x40), (0x5B, 0x5D))
+_PUNCTUATION += ((0x5F, 0x5F), (0x7B, 0x7B), (0x7D, 0x7D))
+punctuation_mask = _mask_of(_any(*(_range(*span) for span in _PUNCTUATION)))  # ASCII of general category P
 space_mask = _mask_of(_is(0x20))
 end_mask = _mask_of(_any(_is(0x2E), _is(0x21), _is(0x3F)))  # . ! ?
 going_on_mask = _mask_of(_range(0x80, 0xBF))  # bytes that go on a character of UTF-8

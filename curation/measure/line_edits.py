@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from curation.measure.intrinsics import beyond_mask, capital_mask, digit_mask, line_end_mask, ones, trailing_zeros
+from curation.measure.intrinsics import beyond_mask, capital_mask, digit_mask, ones, trailing_zeros
+from curation.measure.line_ends import newline
 from curation.measure.next_word import next_word
 from curation.measure.phrases import NOTHING, PHRASES, cut_phrases, word_bytes
 from curation.measure.spans import WIDTH, add_span, span_array
@@ -57,24 +58,12 @@ def line_spans(texts: pa.LargeStringArray) -> pa.ListArray:
     return span_array(counts, table, ["", " "], LINE_RULES)
 
 
-@njit(nogil=True)
-def _newline(data, at, end):
-    """The place of the first newline of data[at:end], `end` without one."""
-    while at < end:
-        place, shift = block_at(data, at)
-        found = line_end_mask(data, place) >> shift
-        if found:
-            return min(end, at + trailing_zeros(found))
-        at += BLOCK
-    return end
-
-
 @njit(nogil=True, cache=True)
 def _find_newlines(data, offsets, counts):
     table, known = np.empty((0, WIDTH), np.int64), 0
     for document in range(len(offsets) - 1):
         begin, end = offsets[document], offsets[document + 1]
-        before, at = known, _newline(data, begin, end)
+        before, at = known, newline(data, begin, end)
         while at < end:
             start = at
             while at < end and data[at] == 0x0A:
@@ -82,7 +71,7 @@ def _find_newlines(data, offsets, counts):
             if at - start > MOST_NEWLINES:
                 table = add_span(table, known, start + MOST_NEWLINES - begin, at - begin, NOTHING, 0)
                 known += 1
-            at = _newline(data, at, end)
+            at = newline(data, at, end)
         counts[document] = known - before
     return table[:known]
 
@@ -179,7 +168,7 @@ def _find_lines(data, offsets, flags, counted, phrases, counts):
         before, start = known, begin
         run = -1  # the span of the first of the lines that go without one kept after them
         while start < end:
-            following = _newline(data, start, end)
+            following = newline(data, start, end)
             following += following < end
             stop = _before_line_end(data, start, following)
             stop -= following == end and stop > start and data[stop - 1] == 0x0D

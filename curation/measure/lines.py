@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.measure.hashing import HASH_START, extend_hash, number_of, table_size
+from curation.measure.hashing import HASH_START, extend_hash, hash_bytes, number_of, table_size
+from curation.measure.line_ends import newline, newlines
 
 COUNTS = (
     "lines",  # all lines
@@ -84,9 +85,7 @@ def _count_lines(data, offsets, out):
     copies, other_copies = np.empty(1, np.uint8), np.empty(1, np.uint8)
     for document in range(len(offsets) - 1):
         start, end = offsets[document], offsets[document + 1]
-        lines = 1
-        for at in range(start, end):
-            lines += data[at] == 0x0A
+        lines = 1 + newlines(data, start, end)
         out[0, document] = lines
         size = table_size(lines)
         if size > len(slots):
@@ -98,14 +97,9 @@ def _count_lines(data, offsets, out):
         distinct = other_distinct = 0
         paragraph_hash, paragraph_chars, paragraph_lines = HASH_START, 0, 0
         for _ in range(lines):
-            hashed, chars, at = HASH_START, 0, start
-            while at < end and data[at] != 0x0A:
-                byte = data[at]
-                if byte == 0x0D and (at + 1 == end or data[at + 1] == 0x0A):
-                    break
-                hashed = extend_hash(hashed, byte)
-                chars += (byte & 0xC0) != 0x80
-                at += 1
+            at = newline(data, start, end)
+            at -= at > start and data[at - 1] == 0x0D
+            hashed, chars = hash_bytes(data, start, at)
             out[2, document] += chars
             out[3, document] = max(out[3, document], chars)
             out[4, document] += _starts_with_bullet(data, start, at)

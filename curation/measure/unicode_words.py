@@ -9,14 +9,13 @@ import numpy as np
 from numba import njit
 
 from curation.key_kernels import mix64
-from curation.measure.hashing import lowered
+from curation.measure.hashing import eight_bytes, first_bytes, gone_on, lowered
 from curation.measure.intrinsics import (
     beyond_mask,
     comma_mask,
     digit_mask,
     leading_zeros,
     letter_mask,
-    load64,
     middle_mask,
     ones,
     trailing_zeros,
@@ -132,32 +131,10 @@ def count_words(data, offsets, flags, out):
 
 
 @njit(inline="always")
-def _eight(data, at):
-    """The eight bytes of data[at : at + 8] as one number, the first byte lowest; any number from the end on.
-
-    Without a branch: with one, numba counts references to `data` at each word.
-    """
-    place = min(at, len(data) - 8)
-    return load64(data, place) >> (np.uint64(8 * (at - place)) & _63)
-
-
-@njit(inline="always")
-def _first_bytes(chunk, length):
-    """A chunk without what lies past its first `length` bytes, 0 to 8."""
-    return chunk & (np.uint64(length < 8) << (np.uint64(8 * length) & _63)) - _1
-
-
-@njit(inline="always")
 def _two_chunks(data, start, length):
     """The first sixteen bytes of a word as two numbers, with zeros for what it does not have."""
-    first = _first_bytes(_eight(data, start), min(length, 8))
-    return first, _first_bytes(_eight(data, start + 8), min(max(length - 8, 0), 8))
-
-
-@njit(inline="always")
-def _gone_on(chunk):
-    """How many bytes of a chunk go on a character that others begin."""
-    return ones(chunk >> np.uint64(7) & ~(chunk >> np.uint64(6)) & _EACH_1)
+    first = first_bytes(eight_bytes(data, start), min(length, 8))
+    return first, first_bytes(eight_bytes(data, start + 8), min(max(length - 8, 0), 8))
 
 
 @njit(inline="always")
@@ -175,12 +152,12 @@ def word_hash(data, start, length):
     """The hash of a word, of up to eight bytes themselves, and how many characters it has."""
     first, second = _two_chunks(data, start, length)
     hashed = _with_chunk(first, second, 1)
-    chars = length - _gone_on(first) - _gone_on(second)
+    chars = length - gone_on(first) - gone_on(second)
     at = 16
     while at < length:
-        chunk = _first_bytes(_eight(data, start + at), min(length - at, 8))
+        chunk = first_bytes(eight_bytes(data, start + at), min(length - at, 8))
         hashed = _with_chunk(hashed, chunk, at >> 3)
-        chars -= _gone_on(chunk)
+        chars -= gone_on(chunk)
         at += 8
     return hashed, chars
 
