@@ -124,9 +124,9 @@ def _count_words(data, offsets, flags, out):
             begins = inner & ~(inner << _1 | open_word)
             words += ones(begins)
             word_chars += ones(inner & firsts)
-            stops += ones(begins & stops_2(data, place) >> shift & white >> _2)
-            stops += ones(begins & stops_3(data, place) >> shift & white >> _3)
-            stops += ones(begins & stops_4(data, place) >> shift & white >> _4)
+            stops += ones(begins & stops_2(data, place) >> shift & inside >> _1 & white >> _2)
+            stops += ones(begins & stops_3(data, place) >> shift & inside >> _2 & white >> _3)
+            stops += ones(begins & stops_4(data, place) >> shift & inside >> _3 & white >> _4)
             # From each word's beginning a carry goes up through what is no letter: it ends at the first letter.
             letters &= inner
             others = inner & ~letters

@@ -126,6 +126,7 @@ PIECES += [". . . . .", "same line\n"]
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=60).map("".join)), max_size=4))
 @example(["", "a", "\x00", "\n", "\r\n", "日", "...", ". . .", "_", "\u0301", "a\r\r\n\r\nb\n\n\n", "\na\n\nb\n"])
+@example(["in th", "e end of", " a", "n", "d"])
 @example(["\x00THE", "\x00\x00be the\x00"])
 @example(["a b " * 20, "the be to of " * 9 + "x", "ab ab ab ab cd cd cd cd", "- a\n- a\n* b\n\n- a\n- a"])
 def test_every_measurement_is_that_of_the_second_implementation(texts):
