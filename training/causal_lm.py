@@ -26,7 +26,7 @@ class Causal:
     z_loss: float = 0.0
 
     def outcome(self, model: PreTrainedModel, batch: Batch) -> Outcome:
-        hidden = hidden_states(model, batch)[batch.selected]
+        hidden = hidden_states(model, batch, batch.selected)
         loss, nll = cross_entropy(hidden, head_weight(model), batch.targets, self.z_loss, head_products(model))
         sources = self.data.source[batch.rows[batch.sequence]]
         return Outcome(Loss(loss, len(nll), nll), sources, {})

@@ -29,7 +29,7 @@ def completion_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     Only positions that predict a token of the completion reach the output matrix.
     """
-    hidden = hidden_states(model, batch)[batch.selected]
+    hidden = hidden_states(model, batch, batch.selected)
     logps = token_logps(hidden, head_weight(model), batch.targets, head_products(model))
     return batch.sum_by_sequence(logps)
 

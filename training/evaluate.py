@@ -104,7 +104,7 @@ def bits_per_byte(model: PreTrainedModel, data: Data, config: EvaluateConfig) ->
             np.zeros(len(chosen), np.int64),
             device(),
         )
-        _, nll = cross_entropy(hidden_states(model, batch)[batch.selected], weight, batch.targets)
+        _, nll = cross_entropy(hidden_states(model, batch, batch.selected), weight, batch.targets)
         at = of_row[chosen][batch.sequence]
         bits += np.bincount(at, nll.double().cpu().numpy() / NATS_PER_BIT, len(rows))
         tokens += np.bincount(at, minlength=len(rows))

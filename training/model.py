@@ -26,6 +26,7 @@ from training.attention import PACKED, has_kernel, told
 from training.batch import Batch
 from training.config import ModelConfig, TrainConfig
 from training.head import Products
+from training.last_layer import only_at
 from training.positions import extend_positions
 from training.size import rows, width
 
@@ -156,15 +157,17 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """The backbone's last hidden states on a batch: (t, width)."""
-    output = model.base_model(
-        input_ids=batch.tokens,
-        position_ids=batch.positions,
-        use_cache=False,
-        **told(model, batch.pieces, batch.shared, batch.tokens.device),
-    )
-    return output.last_hidden_state[0].to(head_type(model))
+def hidden_states(model: PreTrainedModel, batch: Batch, places: torch.Tensor | None = None) -> torch.Tensor:
+    """The backbone's last hidden states on a batch: (t, width); of `places` alone, (n,) int64, if given."""
+    with contextlib.nullcontext() if places is None else only_at(model, places, batch.tokens.shape[1]):
+        output = model.base_model(
+            input_ids=batch.tokens,
+            position_ids=batch.positions,
+            use_cache=False,
+            **told(model, batch.pieces, batch.shared, batch.tokens.device),
+        )
+    states = output.last_hidden_state[0]
+    return (states if places is None else states[places]).to(head_type(model))
 
 
 def head_type(model: PreTrainedModel) -> torch.dtype:

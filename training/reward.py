@@ -18,7 +18,7 @@ from training.outcome import Outcome, pair_sources
 def scores(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The score of each sequence, (s,). The last token is found by length, never by token id."""
     ends = on_device(np.cumsum(batch.pieces) - 1, batch.tokens.device)
-    return model.score(hidden_states(model, batch)[ends])[:, 0]
+    return model.score(hidden_states(model, batch, ends))[:, 0]
 
 
 @dataclass(frozen=True)
