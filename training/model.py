@@ -31,6 +31,8 @@ from training.positions import extend_positions
 from training.size import rows, width
 
 ONE_FILE = "1000GB"  # weights are never split over files
+# Round where the code as it is written rounds: DPO's reference, not compiled, is then that of a compiled policy.
+AS_WRITTEN = {"emulate_precision_casts": True}
 GRAPHS = 32  # of one function, that the compiler may make before it gives up
 
 
@@ -215,7 +217,7 @@ def compile_blocks(model: PreTrainedModel) -> None:
     # Layers with and without a window, rows with and without branches, gradients or none: each is a graph.
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     for module in blocks if layers is None else layers:
-        module.compile(dynamic=True)
+        module.compile(dynamic=True, options=AS_WRITTEN)
     if model.device.type == "cuda":
         model.products = head_products(model)._replace(fused=True)
 

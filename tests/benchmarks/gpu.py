@@ -436,7 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--peer", default=sys.executable, help="Python of TRL's environment; default: this one")
-    parser.add_argument("--parts", nargs="+", default=[], help="of those below; none: all")
+    parser.add_argument("--parts", nargs="+", default=[], help="in this order; none: all")
     parser.add_argument("--budget", type=float, default=420, help="seconds after which no part is begun")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--toy", action="store_true", help="a tiny model, to rehearse on a CPU")
@@ -504,9 +504,10 @@ def measure(options: argparse.Namespace, work: Path) -> None:
         ("sharded", bench.sharded, (), {}),
     ]
     bench.part("product", bench.product)
-    for name, function, arguments, changes in parts:
-        if not options.parts or name == "model" or name in options.parts:
-            bench.part(name, function, *arguments, **changes)
+    known = {part[0]: part for part in parts}
+    for name in dict.fromkeys(["model", *(options.parts or known)]):
+        _, function, arguments, changes = known[name]
+        bench.part(name, function, *arguments, **changes)
 
 
 if __name__ == "__main__":
