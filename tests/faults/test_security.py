@@ -10,8 +10,8 @@ Elsewhere: bombs of gzip, zstd, Arrow and WARC are bounded (`test_bad_input`, `c
 (`flows/test_report`, `flows/test_whatif`, `flows/test_decontaminate_line`); terminals get no control codes
 (`flows/test_cli`); the address of a webhook is in no message (`flows/test_nightly`); keys of endpoints are named,
 not given (`curation/test_synthesis_endpoint`); clusters listen on loopback (`flows/test_engines`); no checkpoint
-holds a pickle (`training/test_train`); a store's credentials are in no object, file or message, a URL that holds one
-is refused, and no record of a store names a file outside of its folder (`curation/test_remote`, `test_store`).
+holds a pickle (`training/test_train`); a store's credentials are in no object, file or message, a URL that holds
+one is refused, and no record of a store names a file outside of its folder (`curation/test_remote`, `test_store`).
 """
 
 from __future__ import annotations
