@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import random
 import sys
 
@@ -45,7 +47,18 @@ def texts_of(draw: random.Random, count: int, most: int) -> list[str]:
     return ["".join(piece() for _ in range(draw.randrange(most))) for _ in range(count)]
 
 
-def documents_of(texts: list[str], bytes_of: list[bytes] | None = None) -> pa.Table:
+def before_a_wall(data: bytes) -> pa.Buffer:
+    """A buffer that ends where its page does; nothing after it can be read, which wide loads do not check."""
+    size = -(-len(data) // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + size), mmap.PAGESIZE, 0):
+        raise OSError("mprotect failed")
+    memory[size - len(data) : size] = data
+    return pa.foreign_buffer(address + size - len(data), len(data), base=memory)
+
+
+def documents_of(texts: list[str], bytes_of: list[bytes] | None = None, buffer=pa.py_buffer) -> pa.Table:
     """DOCUMENT rows; with `bytes_of` their texts are these bytes, UTF-8 or not. Some metadata is no clean JSON."""
     urls = ["https://www.example.org/a/b-c.html?x=1", "http://[", "//", "\ud800", "a" * 300, "http://é.東/%zz"]
     rows = []
@@ -57,9 +70,7 @@ def documents_of(texts: list[str], bytes_of: list[bytes] | None = None) -> pa.Ta
     table = pa.Table.from_pylist(rows, schema=DOCUMENT)
     if bytes_of is not None:
         offsets = np.concatenate([[0], np.cumsum([len(data) for data in bytes_of])]).astype(np.int64)
-        raw = pa.LargeStringArray.from_buffers(
-            len(bytes_of), pa.py_buffer(offsets), pa.py_buffer(b"".join(bytes_of))
-        )
+        raw = pa.LargeStringArray.from_buffers(len(bytes_of), pa.py_buffer(offsets), buffer(b"".join(bytes_of)))
         table = table.set_column(table.schema.get_field_index("text"), DOCUMENT.field("text"), raw)
     return table
 
@@ -78,7 +89,10 @@ def main(seed: int) -> None:
         for data in broken:
             for _ in range(len(data) // 8):
                 data[draw.randrange(len(data))] = draw.randrange(256)
-        measured(documents_of(texts, [bytes(data[: draw.randrange(len(data) + 1)]) for data in broken]))
+        pieces = [bytes(data[: draw.randrange(len(data) + 1)]) for data in broken]
+        measured(documents_of(texts, pieces, before_a_wall))
+        for text in texts:
+            measured(documents_of([text], [text.encode()], before_a_wall))
 
 
 if __name__ == "__main__":
