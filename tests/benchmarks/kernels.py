@@ -141,7 +141,7 @@ def measure_corpus(kind: str, texts: list[str], compare: float) -> dict[str, obj
     size, table, scheme = megabytes(texts), documents(texts), PRESETS["fineweb"]
     strings = table["text"].combine_chunks()
     whole = Measure()
-    plain = Measure(minhash="off", language="off", gzip_prefix_bytes=0)
+    plain = Measure(minhash="off", language="off", gzip_prefix_bytes=0, groups=())
     identifier = LanguageIdentifier(language_model(whole.language.model), whole.language.prefix)
     measure_table(table.slice(0, 2), whole, identifier)
 
