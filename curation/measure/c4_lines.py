@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from curation.measure.intrinsics import any_byte_mask, sequences_mask, trailing_zeros
 from curation.measure.spacy_english import BLANK, IS_DIGIT
 from curation.measure.utf8 import decode
 
@@ -47,6 +48,8 @@ POLICIES = _pad(
     ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 )
 NOTES = _pad(("edit]", "citation needed]"))
+_bits_mask = sequences_mask((b"jav", b"oki", b"icy", b"f u", b"psu", b"{"), any_case=True)  # and a few bytes more
+_bracket_mask = any_byte_mask(b"[")
 
 
 @njit(nogil=True, _nrt=False)
@@ -93,6 +96,32 @@ def may_hold(data, start, end):
     for at in range(max(0, len(part) - 2), len(part)):
         found |= np.uint8(part[at] == CURLY)
     return found != 0
+
+
+@njit(nogil=True, _nrt=False)
+def next_bit(data, at, end):
+    """Where `may_hold` may find something first in data[at:end], `end` if it will not."""
+    while at < end:
+        if at + 64 > len(data):
+            return at
+        found = _bits_mask(data, at)
+        if found:
+            return at + trailing_zeros(found)
+        at += 64 - 2  # a bit may begin in one block and end in the next
+    return end
+
+
+@njit(nogil=True, _nrt=False)
+def next_bracket(data, at, end):
+    """Where the first opening bracket of data[at:end] may be, `end` if there is none."""
+    while at < end:
+        if at + 64 > len(data):
+            return at
+        found = _bracket_mask(data, at)
+        if found:
+            return at + trailing_zeros(found)
+        at += 64
+    return end
 
 
 @njit(nogil=True, _nrt=False)

@@ -13,13 +13,17 @@ from numba import njit
 
 from curation.measure.c4_lines import (
     CURLY_BRACKET,
+    FEW_WORDS,
     KEPT,
+    LEAST_WORDS,
     LONGEST_WORD,
     LOREM_IPSUM,
     ends_well,
     has_bracket,
     line_fate,
     longest_word,
+    next_bit,
+    next_bracket,
     stripped,
     without_citations,
 )
@@ -100,6 +104,7 @@ def count_c4(
     classes = tables.classes
     size = table_size(counts[LINES] + 1)
     slots[:size] = -1
+    bracket = bit = begin - 1  # places of the next ones; most lines are before them
     known, blank_lines, blank_chars = 0, 0, 0  # the blank ones since the last one that is not
     last_line, before_last = -1, (0, 0, 0, 0)
     for number in range(counts[LINES]):
@@ -112,11 +117,18 @@ def count_c4(
         if counts[LONGEST_CHUNK] > LONGEST_WORD and longest_word(data, start, stop, classes) > LONGEST_WORD:
             continue
         source, cut = data, False
-        if has_bracket(data, start, stop):
+        if bracket < start:
+            bracket = next_bracket(data, start, end)
+        if bracket < stop and has_bracket(data, start, stop):
             length = without_citations(data, start, stop, classes, buffer)
             if length != stop - start:
                 source, start, stop, cut = buffer, 0, length, True
-        fate = line_fate(source, start, stop, words)
+        if not cut and bit < start:
+            bit = next_bit(data, start, end)
+        if cut or bit < stop:
+            fate = line_fate(source, start, stop, words)
+        else:
+            fate = FEW_WORDS if words < LEAST_WORDS else KEPT
         kept = ends_well(source, start, stop) and _note_fate(out, 0, fate)
         if not _note_fate(out, ANY_END, fate):
             continue

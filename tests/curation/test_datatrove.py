@@ -224,3 +224,11 @@ def test_the_short_way_finds_the_tokens_of_the_long_way(words, ends):
     ]
     short, long = (measured([one]).select(names).to_pylist() for one in (text, text.replace(" ", "\u2003")))
     assert short == long
+
+
+def test_what_drops_a_line_is_found_wherever_it_stands():
+    """At each place of the blocks of bytes that are looked at, in a text with others behind it."""
+    lines = {"says JavaScript so.": 0, "says JavaScrapt so.": 1, "has it so.[12]": 1, "has it so.(12)": 0}
+    texts = [f"{'a' * before} {line}" for line in lines for before in range(1, 140)]
+    found = measured([*texts, "the end. " * 20])["c4_lines"].to_pylist()[:-1]
+    assert found == [kept for kept in lines.values() for _ in range(1, 140)]
