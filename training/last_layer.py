@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -22,10 +23,11 @@ def only_at(model: PreTrainedModel, places: torch.Tensor, tokens: int) -> Iterat
 
     Elsewhere they lack what was left out, and nothing may read them. Gradients of what is read at `places`, where
     one may stand twice, are those of the whole pass. A model is left as it is on a GPU, which would have to be
-    waited for, and where its layers are compiled or computed again in the backward pass.
+    waited for, and where its last layer is compiled. No backward pass may compute that layer again: it would find
+    it whole (see `model.trade_memory`).
     """
     hooks = []
-    if len(places) <= WORTH * tokens and not (places.is_cuda or model.is_activation_checkpointing):
+    if len(places) <= WORTH * tokens and not places.is_cuda:
         places = places.unique()
         for module in _by_position(model):
             hooks.append(module.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, places], *inputs[1:])))
@@ -48,6 +50,9 @@ def _by_position(model: PreTrainedModel) -> list[torch.nn.Module]:
     return [] if any(module._compiled_call_impl for module in modules) else modules
 
 
-def _spread(output: torch.Tensor, places: torch.Tensor, tokens: int) -> torch.Tensor:
-    """(1, n, width) at its places among zeros: (1, tokens, width)."""
+def _spread(output: Any, places: torch.Tensor, tokens: int) -> Any:
+    """(1, n, width) at its places among zeros: (1, tokens, width). What follows in a tuple, such as the scores of
+    a router, is read by no loss here."""
+    if isinstance(output, tuple):
+        return _spread(output[0], places, tokens), *output[1:]
     return output.new_zeros(1, tokens, output.shape[-1]).index_copy(1, places, output)

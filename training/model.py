@@ -201,8 +201,13 @@ def save_model(
 
 
 def trade_memory(model: PreTrainedModel) -> None:
-    """Keep no activations of a layer: the backward pass computes them again, to the same bits."""
+    """Keep no activations of a layer: the backward pass computes them again, to the same bits.
+
+    It begins with the last layer, whose activations would be computed again at once: those are kept.
+    """
     model.activation_checkpointing_enable({"use_reentrant": False})
+    if layers := getattr(model.base_model, "layers", None):
+        layers[-1].gradient_checkpointing = False
 
 
 def compile_blocks(model: PreTrainedModel) -> None:

@@ -12,10 +12,10 @@ from curation.files import file_hash, read_json
 from curation.steps import Build, Context, StepOutput, step
 from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig
 
-TRAIN_VERSION = 2
+TRAIN_VERSION = 3
 GIVEN_VERSION = 1
-EVALUATE_VERSION = 2
-REFERENCE_VERSION = 2
+EVALUATE_VERSION = 3
+REFERENCE_VERSION = 3
 
 
 def train(
