@@ -41,7 +41,7 @@ def cross_entropy(
     without gradient. The gradients are computed in the forward pass, while a chunk's softmax is at hand, so
     logits are computed once and never kept.
     """
-    return _CrossEntropy.apply(hidden, weight, targets, z_loss, products)
+    return _CrossEntropy.apply(*_wanting(hidden, weight), targets, z_loss, products)
 
 
 def token_logps(
@@ -55,7 +55,12 @@ def token_logps(
     What weighs each token is only known in the backward pass. Gradients without it are kept up to KEPT_LOGITS
     numbers; beyond, the logits are computed again.
     """
-    return _TokenLogps.apply(hidden, weight, targets, products)
+    return _TokenLogps.apply(*_wanting(hidden, weight), targets, products)
+
+
+def _wanting(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors; without gradients if none is to be computed, which a function of autograd is not told."""
+    return tensors if torch.is_grad_enabled() else tuple(tensor.detach() for tensor in tensors)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -149,19 +154,25 @@ def _chunks(
         if wanted:
             slopes, log_partition = slopes_of(chunk, targets[rows], z_loss, hidden.dtype)
         else:
-            slopes, log_partition = None, chunk.logsumexp(1)
+            slopes, log_partition = None, _log_partition(chunk)[1]
         yield rows, slopes, log_partition, log_partition - at_target
         if rows.stop <= own:
             logits = None  # it belongs to whoever took it
+
+
+def _log_partition(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place: exp(logits - the row's largest). Returns their sums, (n, 1), and the log-partition, (n,): the same
+    bits whether gradients follow or not, since a policy and its reference are compared."""
+    largest = logits.amax(1, keepdim=True)
+    sums = logits.sub_(largest).exp_().sum(1, keepdim=True)
+    return sums, (largest + sums.log())[:, 0]
 
 
 def _slopes(
     logits: torch.Tensor, targets: torch.Tensor, z_loss: float, rounded: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """p * (1 + 2 z log-partition) - onehot(target), in place unless it is rounded; and the log-partition."""
-    largest = logits.amax(1, keepdim=True)
-    sums = logits.sub_(largest).exp_().sum(1, keepdim=True)
-    log_partition = (largest + sums.log())[:, 0]
+    sums, log_partition = _log_partition(logits)
     probabilities = logits.div_(sums)
     if z_loss:
         probabilities *= (1 + 2 * z_loss * log_partition)[:, None]

@@ -117,6 +117,19 @@ def test_fused_cross_entropy_is_the_definition(rows, z_loss, products):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_no_gradients_are_computed_that_nobody_wants(rows, monkeypatch):
+    """And what is found without them has the bits of what is found with them: DPO compares the two."""
+    hidden, weight, targets = (
+        tensor.detach().float() if tensor.is_floating_point() else tensor for tensor in rows
+    )
+    weight.requires_grad_()
+    expected = head.cross_entropy(hidden, weight, targets)[1], head.token_logps(hidden, weight, targets)
+    monkeypatch.setattr(head, "_slopes", None)
+    with torch.no_grad():
+        found = head.cross_entropy(hidden, weight, targets)[1], head.token_logps(hidden, weight, targets)
+    assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("kept", [0, 7 * 11, 1 << 20])  # no softmax, that of one chunk, and all
 def test_token_logps_are_log_softmax(rows, kept, products, monkeypatch):
     monkeypatch.setitem(head.KEPT_LOGITS, "cpu", kept)
