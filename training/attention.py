@@ -92,6 +92,8 @@ def packed_attention(
     max_length_q: int = 0,
     max_length_k: int = 0,
     key_places: torch.Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **ignored,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document of a row.
@@ -100,9 +102,12 @@ def packed_attention(
     `document_lengths` sum to tokens. Document i of n goes on from the first `document_prefixes[i]` tokens of
     document i - n / 2, which stand in the row once; 0 for a document of its own. Returns (1, tokens, heads, width)
     and no weights. What follows is the same for the kernel (see `told`).
-    Raises ValueError where the lengths do not describe the row: better no training than a leak.
+    Raises ValueError where the lengths do not describe the row: better no training than a leak; and for capped
+    scores or sinks, which torch's attention does not have.
     """
     tokens = query.shape[2]
+    if softcap is not None or s_aux is not None:
+        raise ValueError("packed attention has neither capped scores (softcap) nor attention sinks (s_aux)")
     if cu_seq_lens_q is not None and query.shape[0] == 1 and attention_mask is None and not dropout:
         sequences = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
         return _by_kernel(query, key, value, sequences, key_places, scaling, sliding_window), None

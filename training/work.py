@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from curation.files import read_json, remove, write_json
@@ -148,7 +149,7 @@ def _make_model(job: Job, mix: Data) -> PreTrainedModel:
     model = model.to(device())
     if config.precision == "bfloat16":
         model = in_bfloat16(model)
-    probe(model)
+    probe(model, getattr(torch, config.precision))
     return model if config.method == "causal" else without_dropout(model)
 
 

@@ -10,8 +10,12 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MambaConfig,
+    MixtralConfig,
+    NemotronConfig,
+    Phi3Config,
     PhiConfig,
     Qwen3Config,
 )
@@ -28,13 +32,21 @@ GOOD = {
     "qwen3": Qwen3Config(**COMMON, head_dim=8),
     "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "gpt_neox": GPTNeoXConfig(**{**COMMON, "num_key_value_heads": 4}),
+    "phi3": Phi3Config(**COMMON),  # queries, keys and values of one matrix
+    "mixtral": MixtralConfig(**COMMON, num_local_experts=4),  # experts round what they multiply together
 }
 BAD = {
     "scaled logits": (CohereConfig(**COMMON), OUTPUT),
     "capped logits": (
-        Gemma2Config(**COMMON, head_dim=8, final_logit_softcapping=0.05),
-        "a bias, a scale or a cap",
+        Gemma2Config(**COMMON, head_dim=8, attn_logit_softcapping=None),
+        "final_logit_softcapping is 30",
     ),
+    "capped scores": (
+        Gemma2Config(**COMMON, head_dim=8, final_logit_softcapping=None),
+        "attn_logit_softcapping is 50",
+    ),
+    "attention sinks": (GptOssConfig(**COMMON, head_dim=8, num_local_experts=4), "sinks"),
+    "lengths that do not reach attention": (NemotronConfig(**COMMON, head_dim=8), "attention interface"),
     "a bias on the logits": (PhiConfig(**{**COMMON, "num_key_value_heads": 4}), OUTPUT),
     "a state instead of attention": (
         MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2),
