@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 
+from curation.compiled import njit
 from curation.edits import SPANS, span_values
 from curation.measure.utf8 import text_buffers
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numba import njit
 
+from curation.compiled import njit
 from curation.files import atomic, json_hash
 from curation.measure.utf8 import decode, text_buffers
 from curation.schema import DOCUMENT

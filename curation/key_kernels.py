@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from curation import keys
+from curation.compiled import njit
 
 mix64 = njit(inline="always")(keys.mix64)
 

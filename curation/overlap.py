@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import BLOCK, TABLES, hash_words, roll, words
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.fasttext_words import END_MARK, START_OF_LABEL
 from curation.measure.unicode import FLAGS, LOWER, SPACE
 from curation.measure.utf8 import decode, text_buffers

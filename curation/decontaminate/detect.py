@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.decontaminate.index import DeconIndex, gram_of
 from curation.decontaminate.settings import Decon
 from curation.dedup.minhash import string_buffers

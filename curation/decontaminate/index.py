@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.decontaminate.benchmarks import Item
 from curation.decontaminate.settings import Decon, NgramShare
 from curation.dedup.minhash import string_buffers

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.decontaminate.detect import SPARE, Match, gram_at
 from curation.decontaminate.index import ShareIndex, gram_of
 from curation.decontaminate.settings import NgramShare

@@ -12,8 +12,8 @@ Hashes decide only what is compared. What is said to be equal has been compared 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.key_kernels import mix64
 
 # The windows that begin at bytes first, first + 1, ..., first + count - 1 of a document have this anchor.

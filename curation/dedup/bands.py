@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.minhash import Scheme
 from curation.key_kernels import mix64
 

@@ -16,8 +16,8 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.scheme import Scheme
 from curation.measure.spacy_chunk import chunk_scratch
 from curation.measure.spacy_english import english

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.scheme import Shingling
 from curation.dedup.shingles import TABLES, roll
 from curation.dedup.units import KINDS, UNIT_BYTES, buffers, hash_units

@@ -9,8 +9,8 @@ as in `json` and orjson. UTF-8 is not checked here.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import line_end_mask, move64, string_mask, trailing_zeros
 
 STRING, NUMBER, INTEGER, OBJECT, OTHER = 1, 2, 3, 4, 5  # kinds of values; 0: the name does not occur

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.scheme import Scheme
 from curation.dedup.shingles import BLOCK, TABLES, roll
 from curation.dedup.units import KINDS, buffers, hash_units

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.shingles import BLOCK, TABLES, hash_words
 from curation.dedup.windows import RUN
 from curation.key_kernels import mix64

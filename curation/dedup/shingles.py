@@ -17,8 +17,8 @@ MinHash takes the upper 32 bits (`shingle_hash`); Jaccard verification takes all
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.key_kernels import mix64
 from curation.measure.hashing import lowered
 from curation.measure.intrinsics import beyond_mask, load64, swapped, trailing_zeros, word_mask

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.edits import cuts_character
 
 Snap = Literal["none", "word", "line"]

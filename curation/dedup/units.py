@@ -17,8 +17,8 @@ import fastokens
 import numpy as np
 import pyarrow as pa
 import tokenizers
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup import shingles as words_of
 from curation.dedup.scheme import Shingling
 from curation.dedup.shingles import BASE, GOLDEN, MASK64, _mix64, hash_words

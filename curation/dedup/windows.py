@@ -13,8 +13,8 @@ linear in the windows of classes, whatever the number of copies.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.dedup.anchors import _BASE, byte_hash, power
 from curation.key_kernels import mix64
 

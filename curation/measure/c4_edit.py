@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.compose import compose
 from curation.edits import apply_edits
 from curation.measure.c4_lines import (

@@ -10,8 +10,8 @@ one of six phrases about policies goes. "With" means in any case of ASCII letter
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import any_byte_mask, sequences_mask, trailing_zeros
 from curation.measure.spacy_english import BLANK, IS_DIGIT
 from curation.measure.utf8 import decode

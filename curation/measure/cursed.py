@@ -8,8 +8,8 @@ backslash (`Vol\\.`) never match there; here they are the patterns that they wer
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import (
     comma_mask,
     going_on_mask,

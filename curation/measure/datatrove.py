@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.datatrove_c4 import (
     ANY_END,
     C4_COUNTS,

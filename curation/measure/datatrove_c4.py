@@ -9,8 +9,7 @@ the sentence.
 
 from __future__ import annotations
 
-from numba import njit
-
+from curation.compiled import njit
 from curation.measure.c4_lines import (
     CURLY_BRACKET,
     FEW_WORDS,

@@ -8,8 +8,8 @@ what stands between newlines, without blank lines. A duplicate is a second or la
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.hashing import number_of, table_size
 from curation.measure.intrinsics import load64
 from curation.measure.spacy_english import TERMINAL

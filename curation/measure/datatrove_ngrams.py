@@ -11,8 +11,8 @@ share one, tell in a pass without branches which n-grams can be frequent or repe
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.hashing import number_of, table_size
 from curation.measure.intrinsics import load64
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.pii_numbers import digit_run, is_digit, is_word
 from curation.measure.pii_places import is_public
 from curation.measure.spacy_english import IS_WORD, english

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.group import Columns, Group
 from curation.measure.hashing import numbered, table_size
 from curation.measure.unicode import FLAGS, LOWER

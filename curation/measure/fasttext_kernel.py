@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.fasttext_scores import SMALL_TREE, all_leaves, leaf_chance, likeliest_leaf, softmax
 from curation.measure.fasttext_subwords import add_words_with_subwords, new_cache
 from curation.measure.fasttext_words import (

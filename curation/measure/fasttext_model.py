@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.config import ConfigError
 from curation.measure.fasttext_scores import SMALL_TREE
 from curation.measure.fasttext_words import fill_slots

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from curation.compiled import njit
 
 SMALL_TREE = 1024  # inner nodes: up to there all labels are looked at, without a search
 ROUNDING = 1e-5  # what the library adds to a probability before its logarithm

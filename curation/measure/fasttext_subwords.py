@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.fasttext_words import (
     END_MARK,
     ENTRY,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import high_product, load64, ones, prefetch, trailing_zeros
 
 END_OF_TEXT = b"</s>"

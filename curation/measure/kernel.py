@@ -8,7 +8,7 @@ kernel that does allocate fails to compile. What such a kernel calls is compiled
 
 from __future__ import annotations
 
-from numba import njit
+from curation.compiled import njit
 
 kernel = njit(nogil=True, _nrt=False)
 inlined = njit(nogil=True, _nrt=False, forceinline=True)  # for helpers of a line or two: no call is left

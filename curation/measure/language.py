@@ -9,9 +9,9 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from pydantic import Field
 
+from curation.compiled import njit
 from curation.config import ConfigError, Strict
 from curation.measure.fasttext_kernel import predict
 from curation.measure.fasttext_model import read_model

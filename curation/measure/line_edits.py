@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import beyond_mask, capital_mask, digit_mask, ones, trailing_zeros
 from curation.measure.line_ends import newline
 from curation.measure.next_word import next_word

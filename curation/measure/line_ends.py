@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import line_end_mask, ones, trailing_zeros
 from curation.measure.utf8 import BLOCK, block_at
 

@@ -9,8 +9,8 @@ than one counts as a duplicate, the first one included.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.hashing import HASH_START, extend_hash, hash_bytes, number_of, table_size
 from curation.measure.line_ends import newline, newlines
 

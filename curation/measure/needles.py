@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numba import njit
+
+from curation.compiled import njit
 
 Needles = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -6,8 +6,8 @@ A word is what `curation.measure.repetition` says it is.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.unicode import DIGIT, LETTER, MARK, NUMBER, SOLO
 from curation.measure.utf8 import decode
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import sequences_mask, trailing_zeros
 from curation.measure.next_word import next_word
 from curation.measure.spans import add_span

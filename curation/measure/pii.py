@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.edits import span_values
 from curation.measure.group import Columns, Group
 from curation.measure.pii_numbers import IBANS, card_end, iban_end, is_digit, is_word

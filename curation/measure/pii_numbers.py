@@ -7,7 +7,8 @@ return where it ends, or -1 if there is none. Nothing at or past `end` is read.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from curation.compiled import njit
 
 # Characters of an IBAN by country: SWIFT, IBAN registry (ISO 13616).
 IBAN_LENGTHS = (

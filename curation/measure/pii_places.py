@@ -7,8 +7,8 @@ Nothing at or past `end` is read.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.pii_numbers import digit_run, is_digit, is_word, number_stops
 
 LONGEST_LOCAL = 64  # characters before the @: RFC 5321, section 4.5.3.1

@@ -16,8 +16,8 @@ already, and only neighbours that are both repeated can make a repeated one.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.hashing import numbered, table_size
 from curation.measure.unicode import FLAGS
 from curation.measure.unicode_words import find_words, word_hash

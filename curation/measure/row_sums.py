@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from curation.compiled import njit
 from curation.measure.intrinsics import element, prefetch
 
 LANES = 16  # float32 in a cache line of 64 bytes

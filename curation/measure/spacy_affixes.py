@@ -7,8 +7,7 @@ front, an infix the first of them again.
 
 from __future__ import annotations
 
-from numba import njit
-
+from curation.compiled import njit
 from curation.measure.spacy_english import (
     ALPHA,
     BEFORE_STOP,

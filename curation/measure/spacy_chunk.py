@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.spacy_affixes import infix_length, prefix_length, suffix_length
 from curation.measure.spacy_english import INFIX_MAYBE
 from curation.measure.spacy_merge import LONGEST_STRING

@@ -8,8 +8,8 @@ is found as if the blank were not there, and then is no special case. White spac
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.spacy_english import IS_LETTER, IS_PUNCTUATION, NOT_SYMBOL, SENTENCE_END
 from curation.measure.spacy_strings import find_string, hash_bytes, special_case
 from curation.measure.utf8 import decode

@@ -8,8 +8,8 @@ them, only slower.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import load64, store64, trailing_zeros
 from curation.measure.spacy_english import BYTE_BLANK, BYTE_MARK, HASH_MULTIPLIER, HASH_START
 from curation.measure.spacy_merge import (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import load64
 from curation.measure.spacy_english import BLOOM_BITS, HASH_MULTIPLIER, HASH_START, NO_STRING
 

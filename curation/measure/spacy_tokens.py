@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.spacy_chunk import split_chunk
 from curation.measure.spacy_english import (
     BLANK,

@@ -8,8 +8,7 @@ it, and a last label of 2 to 63 lowercase or uncased letters.
 
 from __future__ import annotations
 
-from numba import njit
-
+from curation.compiled import njit
 from curation.measure.spacy_english import HOST, IS_DIGIT, IS_WORD, LOWER
 
 LONGEST_LABEL = 64

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from curation.compiled import njit
 from curation.edits import SPANS
 
 # The columns of the int64 table that a kernel fills: bytes from the start of the document, then the numbers of

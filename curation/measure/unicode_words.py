@@ -6,8 +6,8 @@ A word is what `curation.measure.repetition` says it is.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.key_kernels import mix64
 from curation.measure.hashing import eight_bytes, first_bytes, gone_on, lowered
 from curation.measure.intrinsics import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+
+from curation.compiled import njit
 
 REPLACEMENT = 0xFFFD
 LONGEST_DOCUMENT = (1 << 31) - 1  # bytes; positions within a document are int32 in the kernels

@@ -7,8 +7,8 @@ see `curation.measure.repetition`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import (
     any_byte_mask,
     beyond_mask,

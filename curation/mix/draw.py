@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
 from curation.chat import CUT
+from curation.compiled import njit
 from curation.keys import key_of, keyed_hash_of, split_ids
 from curation.mix.ends import NEAR, CellDraw, transform_of
 from curation.mix.pool import Pool, changed_by

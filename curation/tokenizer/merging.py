@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from curation.compiled import njit
 from curation.measure.intrinsics import element, high_product, leading_zeros, ones, trailing_zeros
 from curation.measure.kernel import inlined, kernel
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.code.syntax import BLOCK, DOCSTRINGS, LINE, LONG_QUOTES, QUOTES, SPACED, TABLE, WIDEST
 
 NEWLINE, BACKSLASH = 0x0A, 0x5C

@@ -10,8 +10,8 @@ Each kind is a regular expression, found from left to right without overlap, as 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import (
     any_byte_mask,
     base64_mask,

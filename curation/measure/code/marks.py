@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from curation.compiled import njit
 
 FIRST_LINES = 5
 # The first five are StarCoder2's (Lozhkov et al. 2024, section 2.4); the others are what go-enry, which it uses as

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from curation.compiled import njit
 
 COUNTS = (
     "visible_chars",  # characters outside tags, comments, scripts and styles; references such as &amp; as written

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
+from curation.compiled import njit
 from curation.measure.intrinsics import sequences_mask, trailing_zeros
 from curation.measure.needles import holds_needle, needle_tables
 from curation.measure.utf8 import block_at
