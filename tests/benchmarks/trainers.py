@@ -148,8 +148,10 @@ class Ours:
                 self.clock = time.perf_counter(), time.process_time()
 
             turn()
+            forget_peak()
             self.clock = time.perf_counter(), time.process_time()
             fit(model, method, self.data, self.plan, self.config, self.folder, self.model_folder, watch)
+            self.peak_mib = peak_mib()
 
     def _method(self, model):
         if self.method == "sft":
@@ -203,6 +205,17 @@ class Peer:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         self.steps.append(json.loads(self.process.stdout.readline()))
+
+
+def forget_peak() -> None:
+    """Begin anew with this process's highest resident memory (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """This process's highest resident memory since."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def product_rate(size: int = 1024) -> float:
@@ -260,6 +273,7 @@ def report(method: str, found: dict) -> bool:
         for clock in before
     }
     print(f"  times TRL: wall {ratios['wall']:.2f}, cpu {ratios['cpu']:.2f}")
+    print(f"  peak memory: ours {found['ours'].peak_mib:.0f} MiB, trl {peer.steps[-1]['peak_mib']:.0f}")
     apart = max(abs(a["loss"] - float(b["loss"])) for a, b in zip(ours, peer.steps, strict=True))
     print(f"  losses differ by {apart:.2e} at most; ours {ours[0]['loss']:.4f} to {ours[-1]['loss']:.4f}")
     return apart < 1e-3
