@@ -364,7 +364,7 @@ def plan(
     The pools must have been curated: mixwright run PIPELINE.yaml --until curate. Or their statistics are given:
     a row for each bucket with source, documents, tokens, and of topic, language, vigintile and length_bucket what
     the recipe looks at. Exit code 3: cannot be met. Of a pipeline file: what its training stages will need,
-    parameters, steps, memory.
+    parameters, steps, memory (of a model by a checkpoint or a config of transformers only steps).
 
     Example: mixwright plan manifests/olmo3/6t.yaml --pool manifests/olmo3/9t-pool.csv
     """

@@ -22,7 +22,7 @@ from curation.mix.recipe import load_recipe as read_recipe
 from curation.rules.profile import Profile, load_profile
 from curation.synthesis.config import Synthesis
 from curation.tokens import Tokenizer
-from training.config import EvaluateConfig, TrainConfig
+from training.config import EvaluateConfig, TrainConfig, with_model_file
 
 
 class MixEntry(Strict):
@@ -164,6 +164,9 @@ class Pipeline(Strict):
 def load_pipeline(path: Path, overrides: list[str] | None = None) -> tuple[Pipeline, dict[str, Recipe]]:
     """A pipeline file and the recipes of its mixes, by mix name. Raises curation.config.ConfigError."""
     pipeline = load_config(path, Pipeline, overrides)
+    for name, stage in pipeline.train.items():
+        config = with_model_file(stage.config, path.parent)
+        pipeline.train[name] = stage.model_copy(update={"config": config})
     recipes = {name: load_recipe(path, name, entry) for name, entry in pipeline.mixes.items()}
     _require_known(path, pipeline, recipes)
     return pipeline, recipes

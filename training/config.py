@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from curation.config import Count, Share, Strict, merge, read_yaml
+from curation.config import ConfigError, Count, Share, Strict, merge, read_yaml
 
 Method = Literal["causal", "reward", "dpo"]
 Preset = Literal["tiny", "small", "1b", "7b", "7b-midtrain", "7b-long-context"]
@@ -34,6 +35,11 @@ OWN_FIELDS: dict[str, tuple[str, ...]] = {
 class ModelConfig(Strict):
     """The shape of a model made from scratch. The vocabulary comes from the tokenizer."""
 
+    config: str | dict[str, Any] | None = Field(
+        None,
+        description="Instead of a shape: a causal model of transformers by its config, {model_type: qwen2, ...}, "
+        "or a JSON file that holds it, relative to this one. What it does not give is transformers' default.",
+    )
     architecture: Literal["llama", "olmo3"] = "llama"
     hidden_size: int = Field(192, ge=8)
     layers: int = Field(4, ge=1)
@@ -48,6 +54,12 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
+        fields = type(self).model_fields.items()
+        beside = [name for name, field in fields if name != "config" and getattr(self, name) != field.default]
+        if self.config is not None and beside:
+            raise ValueError(f"config says all of the model's shape; leave {', '.join(beside)} out")
+        if isinstance(self.config, dict) and not isinstance(self.config.get("model_type"), str):
+            raise ValueError("config is one of transformers and names its model_type, such as qwen2")
         if self.hidden_size % self.heads or (self.hidden_size // self.heads) % 2:
             raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of heads {self.heads}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
@@ -126,8 +138,12 @@ class TrainConfig(Strict):
     @classmethod
     def _take_preset(cls, given: Any) -> Any:
         name = given.get("preset") if isinstance(given, dict) else None
-        path = PRESETS / f"{name}.yaml"
-        return merge(read_yaml(path)[0], given) if name in get_args(Preset) else given
+        if name not in get_args(Preset):
+            return given
+        preset = read_yaml(PRESETS / f"{name}.yaml")[0]
+        if isinstance(given.get("model"), dict) and "config" in given["model"]:
+            preset.pop("model", None)
+        return merge(preset, given)
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -172,6 +188,23 @@ class TrainConfig(Strict):
             raise ValueError(f"yarn_beta_slow {self.yarn_beta_slow} must be below beta_fast {self.yarn_beta_fast}")
         if self.yarn_factor is not None and self.max_position is not None:
             raise ValueError("yarn_factor says how many positions the model has; leave max_position out")
+
+
+def with_model_file(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The settings with the content of the file that `model.config` names, relative to `folder`, if it names one.
+
+    A stage is known by what is in the file, not by its name. Raises ConfigError for a file that is no such config.
+    """
+    if config.model is None or not isinstance(config.model.config, str):
+        return config
+    path = folder / config.model.config
+    try:
+        model = ModelConfig(config=json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of JSON, of UTF-8, of pydantic
+        raise ConfigError(f"{path}: expected the config.json of a model of transformers: {error}") from None
+    return config.model_copy(update={"model": model})
 
 
 class EvaluateConfig(Strict):

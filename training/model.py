@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,8 +20,10 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     Olmo3Config,
+    PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from curation.chat import END_OF_TEXT, END_OF_TURN, PAD
@@ -33,6 +38,9 @@ from training.size import rows, width
 ONE_FILE = "1000GB"  # weights are never split over files
 # Round where the code as it is written rounds: DPO's reference, not compiled, is then that of a compiled policy.
 AS_WRITTEN = {"emulate_precision_casts": True}
+# What a config says of the checkpoint that it was beside, or of code outside of transformers.
+ELSEWHERE = ("architectures", "auto_map", "dtype", "model_type", "quantization_config", "torch_dtype")
+CLOSE = 0.9  # from here on a key is another one mistyped; configs of older times have keys that are no more
 GRAPHS = 32  # of one function, that the compiler may make before it gives up
 
 
@@ -82,9 +90,34 @@ def fixed_arithmetic(threads: int, seed: int) -> Iterator[None]:
 
 
 def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTrainedModel:
-    """A causal model of this shape with transformers' own random initialisation, from torch's generator."""
+    """A causal model of this shape with transformers' own random initialisation, from torch's generator.
+
+    Raises ValueError for a given config that transformers has no causal model for which can be packed.
+    """
     common = {
         "vocab_size": rows(vocabulary),
+        "pad_token_id": specials.pad,
+        "bos_token_id": None,
+        "eos_token_id": specials.end_of_text,
+    }
+    try:
+        with _quiet():
+            config = _shaped(shape, common) if shape.config is None else _given(shape.config, common)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
+    except Exception as error:  # every model of transformers checks its config in its own way, some not at all
+        if shape.config is None or isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"model.config: transformers makes no model of it that can be packed: {error!r}"
+        ) from error
+    model.generation_config.eos_token_id = [specials.end_of_text, specials.end_of_turn]
+    model.generation_config.pad_token_id = specials.pad
+    return model
+
+
+def _shaped(shape: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    """Of a Llama or Olmo 3."""
+    common = common | {
         "hidden_size": shape.hidden_size,
         "intermediate_size": width(shape),
         "num_hidden_layers": shape.layers,
@@ -92,22 +125,32 @@ def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTr
         "num_key_value_heads": shape.kv_heads or shape.heads,
         "max_position_embeddings": shape.max_position,
         "tie_word_embeddings": shape.tie_embeddings,
-        "pad_token_id": specials.pad,
-        "bos_token_id": None,
-        "eos_token_id": specials.end_of_text,
     }
     if shape.norm_eps is not None:
         common["rms_norm_eps"] = shape.norm_eps
     rope = {"rope_type": "default", "rope_theta": shape.rope_theta}
     if shape.architecture == "olmo3":
         rope_of_layers = {"sliding_attention": dict(rope), "full_attention": dict(rope)}
-        config = Olmo3Config(**common, sliding_window=shape.sliding_window, rope_parameters=rope_of_layers)
-    else:
-        config = LlamaConfig(**common, rope_parameters=rope)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
-    model.generation_config.eos_token_id = [specials.end_of_text, specials.end_of_turn]
-    model.generation_config.pad_token_id = specials.pad
-    return model
+        return Olmo3Config(**common, sliding_window=shape.sliding_window, rope_parameters=rope_of_layers)
+    return LlamaConfig(**common, rope_parameters=rope)
+
+
+def _given(settings: dict[str, Any], common: dict[str, Any]) -> PreTrainedConfig:
+    """Of any type that transformers has in itself; code that a config points to (`auto_map`) is never taken."""
+    kind = settings["model_type"]
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"model.config: transformers has no causal model of type '{kind}' in itself, "
+            "and code from elsewhere is not run here"
+        )
+    config = AutoConfig.for_model(kind, **{k: v for k, v in settings.items() if k not in ELSEWHERE} | common)
+    if config.get_text_config() is not config:
+        raise ValueError(f"model.config: '{kind}' is of more than text; give its text_config")
+    known = {*inspect.signature(type(config)).parameters, *config.attribute_map}
+    for key in sorted(settings.keys() - known):
+        if close := difflib.get_close_matches(key, sorted(known - settings.keys()), 1, CLOSE):
+            raise ValueError(f"model.config: '{kind}' has no '{key}'; did you mean '{close[0]}'?")
+    return config
 
 
 def load_causal(folder: Path, attention: str = PACKED, settings: TrainConfig | None = None) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from curation.files import file_hash, read_json
 from curation.steps import Build, Context, StepOutput, step
-from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig
+from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig, with_model_file
 
 TRAIN_VERSION = 3
 GIVEN_VERSION = 1
@@ -32,6 +32,7 @@ def train(
     `parent` is the checkpoint to start from, None for a model from scratch. `reference` is what DPO compares
     with, by default the parent. Raises ValueError for settings that do not fit each other.
     """
+    config = with_model_file(config, Path())
     _check_parent(stage, tokenizer, parent, config, reference)
     logps = reference_step(ctx, stage, data, reference or parent, config) if config.method == "dpo" else None
     inputs = {"data": data.content, "tokenizer": tokenizer.content}

@@ -140,7 +140,7 @@ def _make_model(job: Job, mix: Data) -> PreTrainedModel:
         model = reward_from_causal(job.parent, specials.pad)
     else:
         model = load_causal(job.parent, settings=config)
-    longest = model.config.max_position_embeddings
+    longest = getattr(model.config, "max_position_embeddings", config.sequence_length)
     if config.sequence_length > longest:
         raise ValueError(
             f"sequence_length {config.sequence_length} is beyond the model's {longest} positions; "

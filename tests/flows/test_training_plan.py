@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from curation.config import ConfigError
+from flows.pipeline import load_pipeline
 from flows.planning import is_pipeline
 from flows.training_plan import plan_stages, print_stages
 from tests.mini import write_inputs, write_pipeline
@@ -51,3 +52,16 @@ def test_a_preset_of_a_pipeline(pipeline):
     assert (given[1]["parameters"], given[1]["memory"], given[3]["parameters"]) == (None, None, None)
     with pytest.raises(ConfigError, match="tiny"):
         plan_stages(pipeline, ["train.pretrain.config={preset: 8b}"])
+
+
+def test_a_config_of_transformers_beside_the_pipeline(pipeline):
+    settings = ["train.pretrain.config.model={config: qwen.json}"]
+    with pytest.raises(ConfigError, match=r"qwen\.json: cannot be read"):
+        load_pipeline(pipeline, settings)
+    (pipeline.parent / "qwen.json").write_text('{"model_type": "qwen2", "hidden_size": 64}')
+    loaded = load_pipeline(pipeline, settings)[0].train["pretrain"].config.model
+    assert loaded.config == {"model_type": "qwen2", "hidden_size": 64}
+    rows = plan_stages(pipeline, settings)
+    assert {row["parameters"] for row in rows} == {None}
+    assert rows[0]["steps"] > 0
+    print_stages(rows, Console(file=io.StringIO()))
