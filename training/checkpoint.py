@@ -51,7 +51,7 @@ def save(
         if _adapted(model):
             save_file(weights, folder / ADAPTER)
         else:
-            save_model(model, tokenizer, folder / "model", weights)
+            save_model(model, tokenizer, folder / "model", weights, published=False)
         save_file(state, folder / OPTIMISER)
         names = (ADAPTER if _adapted(model) else MODEL, OPTIMISER)
         write_json(folder / STATE, {"trace": asdict(trace), "files": {n: file_hash(folder / n) for n in names}})

@@ -231,14 +231,19 @@ def head_products(model: PreTrainedModel) -> Products:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None
+    model: PreTrainedModel,
+    tokenizer: Path,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+    published: bool = True,
 ) -> None:
     """Write a folder that `from_pretrained` loads: weights, config, and the tokenizer's files as they are.
 
-    `weights` stand for the model's own parameters, which may be shared out over processes.
+    `weights` stand for the model's own parameters, which may be shared out over processes. Their names are those
+    that the architecture was published with, or else the model's own; experts, for one, were apart there.
     """
     with _quiet():
-        model.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE, save_original_format=published)
     for file in sorted(tokenizer.iterdir()):
         shutil.copyfile(file, folder / file.name)
 

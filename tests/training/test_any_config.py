@@ -15,7 +15,8 @@ from training.station import train
 from training.work import Job
 
 from .conftest import END_OF_TEXT, PAD, VOCABULARY
-from .test_train import columns
+from .test_options import interrupted
+from .test_train import columns, weights
 
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": 7}
 QWEN2 = {
@@ -55,6 +56,21 @@ def test_a_config_of_transformers_is_trained(context, texts, tokenizer, tiny, tm
     other = train(context, "pretrain", texts, tokenizer, None, by_file)
     assert not other.reused
     assert not np.array_equal(columns(other, "losses")["loss"], losses)
+
+
+def test_experts_go_on_from_a_checkpoint(context, texts, tokenizer, tiny, tmp_path, monkeypatch):
+    """Mixtral was published with a matrix for each expert, and is computed with one for all of them."""
+    content = {key: QWEN2[key] for key in QWEN2 if key.endswith(("size", "layers", "heads", "embeddings"))}
+    shape = ModelConfig(config={**content, "model_type": "mixtral", "num_local_experts": 4})
+    settings = tiny.model_copy(update={"model": shape, "checkpoint_every": 3})
+    whole = train(context, "pretrain", texts, tokenizer, None, settings)
+    assert any(name.endswith("experts.3.w1.weight") for name in weights(whole))
+    stopped = interrupted(monkeypatch, tmp_path / "stopped", "pretrain", texts, tokenizer, None, settings)
+    (kept,) = stopped.workspace.rglob("step-*/model")
+    told = AutoModelForCausalLM.from_pretrained(kept, output_loading_info=True)[1]
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    assert train(stopped, "pretrain", texts, tokenizer, None, settings).content == whole.content
 
 
 @pytest.mark.parametrize(
