@@ -21,7 +21,6 @@ import tokenizers
 from curation.chat import END_OF_TURN, FILL_IN_MIDDLE, TURNS, Segments, Specials
 from curation.files import read_json
 from curation.steps import StepOutput
-from curation.tokenizer.counter import Counter
 
 FOLDER = "tokenizer"  # the Hugging Face folder within the tokenizer step's
 CHOICE = "encoder.json"
@@ -78,7 +77,11 @@ class Encoder:
             self._fast = fastokens.Tokenizer.from_file(str(folder / "tokenizer.json"))
             self._fast.no_truncation()
             self._fast.no_padding()
-        self._counter = Counter(json.loads(self.reference.to_str())) if counter else None
+        self._counter = None
+        if counter:
+            from curation.tokenizer.counter import Counter  # whoever reads needs no kernels
+
+            self._counter = Counter(json.loads(self.reference.to_str()))
         self.specials = Specials(
             end_of_text=self._id(config["eos_token"], folder),
             end_of_turn=self._id(END_OF_TURN, folder),
