@@ -74,6 +74,7 @@ class S3(NamedTuple):
     proxy: Faulty
     client: Any  # of boto3, past the proxy
     folder: Path  # where the mirrors of the machines lie
+    known: dict[str, bytes]  # what was read, by checksum
 
     def workspace(self, machine: str, prefix: str = "ws") -> Path:
         """The mirror of s3://bucket/ws on a machine: each has a cache of its own."""
@@ -84,8 +85,11 @@ class S3(NamedTuple):
     def objects(self) -> dict[str, bytes]:
         """The bytes of every object by key, without the empty ones that stand for folders."""
         listed = self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        keys = [one["Key"] for one in listed if not one["Key"].endswith("/")]
-        return {key: self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+        found = {one["Key"]: one["ETag"] for one in listed if not one["Key"].endswith("/")}
+        for key, tag in found.items():
+            if tag not in self.known:
+                self.known[tag] = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return {key: self.known[tag] for key, tag in found.items()}
 
     def put(self, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
@@ -112,7 +116,7 @@ def s3_bucket(folder: Path) -> Iterator[S3]:
             patch.setattr(stores, "ATTEMPTS", 3)
             patch.setattr(stores, "S3_ATTEMPTS", 2)
             patch.setattr(stores, "SILENCE", 1)
-            yield S3(bucket, proxy, client, folder)
+            yield S3(bucket, proxy, client, folder, {})
     finally:
         started.stop()
 

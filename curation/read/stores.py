@@ -115,14 +115,18 @@ def _opened(root: str, endpoint: str | None) -> tuple[pafs.FileSystem, str]:
     try:
         if scheme == "s3":
             return _s3(root, endpoint)
+        if scheme in ("gs", "gcs") and "retry_limit_seconds" not in root:  # else 15 minutes, each time
+            return pafs.FileSystem.from_uri(f"{root}{'&' if '?' in root else '?'}retry_limit_seconds={SILENCE}")
         if scheme in NATIVE:
             return pafs.FileSystem.from_uri(root)
         import fsspec
 
         inner, base = fsspec.core.url_to_fs(root)
         return pafs.PyFileSystem(pafs.FSSpecHandler(inner)), base
-    except (OSError, ValueError, ImportError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(f"root '{root}': no store of this kind: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"root '{root}': {error}; check the address and the network") from None
 
 
 def _s3(root: str, endpoint: str | None) -> tuple[pafs.FileSystem, str]:

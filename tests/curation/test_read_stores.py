@@ -203,3 +203,16 @@ def test_a_remote_file_can_be_sought_in(s3):
         file.seek(300)
         assert file.read(5) == data[300:305]
         assert file.tell() == 305
+
+
+def test_what_does_not_answer_is_given_up_in_seconds_and_said_as_it_is(monkeypatch):
+    monkeypatch.setattr(stores, "SILENCE", 1)
+    with pytest.raises(ConfigError, match="cannot be listed"):
+        remote_files("gs://anonymous@bucket/x?scheme=http&endpoint_override=127.0.0.1:1")
+
+    def no_network(*_):
+        raise OSError("Could not resolve host")
+
+    monkeypatch.setattr(stores, "_s3", no_network)
+    with pytest.raises(ConfigError, match=r"Could not resolve host; check the address and the network"):
+        stores.file_system(f"s3://{uuid.uuid4().hex}/x")
