@@ -76,14 +76,24 @@ def shown(path: Path) -> str:
 
 
 def _open(place: str, registry: dict[Path, Store]) -> Path:
+    marker = None
     if not is_remote(place):
-        marker = Path(place) / ADDRESS
+        marker = Path(place).resolve() / ADDRESS
         if registry is _results or not marker.is_file():
             return Path(place)
+        if marker.parent in registry:
+            return marker.parent
         place = read_json(marker)["url"]
     root = place.rstrip("/")
     _require_no_secret(root)
+    if not is_remote(root):
+        raise ConfigError(f"{place}: names no bucket or folder; give one, as in s3://bucket/prefix")
     mirror = _mirror(root, "workspaces" if registry is _workspaces else "results")
+    if marker is not None and mirror != marker.parent:  # of other settings, or of another's machine
+        raise ConfigError(
+            f"{marker.parent}: mirrors {root}, but not for this MIXWRIGHT_CACHE and this endpoint: "
+            f"give the URL, or remove {ADDRESS} to have a folder of its own"
+        )
     if mirror not in registry:
         store = Store(root, mirror)
         store.require_there()
@@ -133,11 +143,18 @@ class Store(Objects):
 
     def record(self, folder: Path) -> dict[str, Any] | None:
         """The record of a published step; None if it is not there, or was found to be damaged here."""
-        if _damaged(folder).exists():
-            return None
+        record = self._record(folder)
+        with contextlib.suppress(FileNotFoundError):
+            if record is not None and _damaged(folder).read_text() == _made(record):
+                return None
+        return record
+
+    def _record(self, folder: Path) -> dict[str, Any] | None:
+        """Likewise, damaged or not; None too for what is not the record of this very folder: another's file."""
         if folder not in self._records:
-            record = _parse(self.read(folder / RECORD))
-            if record is None or not str(record.get("fingerprint", "")).startswith(folder.name):
+            record = _parse(self.read(folder / RECORD)) or {}
+            name, fingerprint = str(record.get("name")), str(record.get("fingerprint"))
+            if folder != self.mirror / "steps" / name / fingerprint[:16]:
                 return None
             _require_below(self.url(folder), [*record["files"], *record["volatile"]])
             self._records[folder] = record
@@ -152,9 +169,7 @@ class Store(Objects):
         self._records.pop(folder, None)
         files = {folder / name: entry["hash"] for name, entry in record["files"].items()}
         files |= {folder / name: None for name in record["volatile"] if (folder / name).is_file()}
-        begun = self.read(folder / PENDING) is not None
-        if not begun:
-            self._write_pending(folder, files)
+        begun = self._begin(folder, files)
         if _damaged(folder).exists():
             self.delete(folder / RECORD)
         self._send_all(folder, files, begun)
@@ -163,11 +178,15 @@ class Store(Objects):
         remove(_damaged(folder))
         self._records[folder] = record
 
-    def _write_pending(self, folder: Path, files: Iterable[Path]) -> None:
+    def _begin(self, folder: Path, files: Iterable[Path]) -> bool:
+        """Say what is pending, and whether that was said before. Its age tells `abandoned`: it is said anew."""
+        before = _parse(self.read(folder / PENDING))
+        names = {*(before or {}).get("files", []), *(path.relative_to(folder).as_posix() for path in files)}
         source = folder.parent / f".{folder.name}.{PENDING}"  # not in the folder, whose files are its content
-        write_json(source, {"files": sorted(path.relative_to(folder).as_posix() for path in files)})
+        write_json(source, {"files": sorted(names)})
         self.send(folder / PENDING, source=source)
         remove(source)
+        return before is not None
 
     def _send_all(self, folder: Path, files: dict[Path, str | None], begun: bool) -> None:
         there = {one.path: one.size for one in self.below(folder)} if begun else {}
@@ -189,7 +208,7 @@ class Store(Objects):
             try:
                 _each(lambda name: self._fetch_of(folder, record, name), record["files"])
             except CorruptError as error:
-                raise self._given_up(folder, error) from error
+                raise self._given_up(folder, record, error) from error
             for name in record["volatile"]:
                 if (data := self.read(folder / name)) is not None:
                     write_bytes(folder / name, data)
@@ -201,14 +220,14 @@ class Store(Objects):
         try:
             return self._fetch_of(folder, record, name)
         except CorruptError as error:
-            raise self._given_up(folder, error) from error
+            raise self._given_up(folder, record, error) from error
 
     def _fetch_of(self, folder: Path, record: dict[str, Any], name: str) -> Path:
         entry = record["files"][name]
         return self.fetch(folder / name, entry["bytes"], entry["hash"])
 
-    def _given_up(self, folder: Path, error: CorruptError) -> CorruptError:
-        write_bytes(_damaged(folder), b"")
+    def _given_up(self, folder: Path, record: dict[str, Any], error: CorruptError) -> CorruptError:
+        write_bytes(_damaged(folder), _made(record).encode())
         self.forget(folder)
         return CorruptError(f"{error}\nThe step counts as not there now: a run makes it again and sends it")
 
@@ -219,17 +238,22 @@ class Store(Objects):
     def forget(self, folder: Path) -> None:
         """Look at the store and at the files again when the step is next asked for."""
         self._records.pop(folder, None)
-        self._whole = {path for path in self._whole if not path.is_relative_to(folder)}
+        for path in list(self._whole):  # other threads add to it
+            if path.is_relative_to(folder):
+                self._whole.discard(path)
 
     def withdraw(self, folder: Path) -> None:
         """Remove a step: its record first, then the files that it names, and no other."""
-        record = _parse(self.read(folder / RECORD))
+        self.forget(folder)
+        record = self._record(folder)
         pending = _parse(self.read(folder / PENDING))
+        if record is None and pending is None:
+            return
         told = [*(record or {}).get("files", []), *(record or {}).get("volatile", [])]
         names = sorted({*told, *(pending or {}).get("files", [])})
         _require_below(self.url(folder), names)
-        if record is not None and pending is None:
-            self._write_pending(folder, [folder / name for name in names])
+        if pending is None:
+            self._begin(folder, [folder / name for name in names])
         self.delete(folder / RECORD)
         there = {one.path for one in self.below(folder)}
         _each(self.delete, [folder / name for name in names if folder / name in there])
@@ -241,12 +265,13 @@ class Store(Objects):
         found = self.below(self.mirror / "steps")
         complete = {one.path.parent for one in found if one.path.name == RECORD}
         late = time.time_ns() - ABANDONED * 1_000_000_000
-        pending = [one.path.parent for one in found if one.path.name == PENDING and one.changed <= late]
+        pending = [one.path.parent for one in found if one.path.name == PENDING and 0 < one.changed <= late]
         return [folder for folder in pending if folder not in complete]
 
     def steps(self) -> list[Path]:
-        """The folders of all published steps."""
-        return [one.path.parent for one in self.below(self.mirror / "steps") if one.path.name == RECORD]
+        """The folders of all published steps, damaged ones too."""
+        found = [one.path.parent for one in self.below(self.mirror / "steps") if one.path.name == RECORD]
+        return [folder for folder in found if self._record(folder) is not None]
 
     # --- runs and results
 
@@ -291,9 +316,7 @@ class Store(Objects):
         paths = [path for path in paths if path.relative_to(folder).parts[0] != leave_out]
         if self.is_sent(folder / last) and all(map(self.is_sent, paths)):
             return
-        begun = self.read(folder / PENDING) is not None
-        if not begun:
-            self._write_pending(folder, paths)
+        begun = self._begin(folder, paths)
         self.delete(folder / last)
         self._send_all(folder, dict.fromkeys(paths), begun)
         self.send(folder / last)
@@ -329,5 +352,10 @@ def _require_below(url: str, names: Iterable[str]) -> None:
 
 
 def _damaged(folder: Path) -> Path:
-    """Marks a step of the store that was found damaged here."""
+    """Says which step of the store was found damaged here: see `_made`."""
     return folder.parent / f".{folder.name}.damaged"
+
+
+def _made(record: dict[str, Any]) -> str:
+    """Tells a record from that of another machine, which has made the step again: that one may be sound."""
+    return json.dumps(record, sort_keys=True)

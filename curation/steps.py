@@ -84,7 +84,7 @@ class Context:
     outputs: list[StepOutput] = field(default_factory=list)  # every step asked for, in order
 
     def __post_init__(self):
-        self.workspace = Path(self.workspace)
+        self.workspace = remote.open_workspace(self.workspace)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _results(place: str | Path) -> Path:
 
 def _local(place: str | Path) -> Path:
     if "://" in str(place):
-        raise typer.BadParameter(f"'{place}': this has to lie on a disk of this machine")
+        raise typer.BadParameter("this has to lie on a disk of this machine, not at a URL")
     return Path(place)
 
 
@@ -708,13 +708,15 @@ def report(
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Write a run's report again: one HTML file that opens offline."""
+    from curation.remote import of
     from flows.report import write_report
     from flows.run import load_run
 
-    found = load_run(workspace, run)
-    out.print(_escape(write_report(found)))
-    found.publish()
-    _tell_address(found.folder)
+    page = write_report(load_run(workspace, run))
+    if (store := of(page)) is not None:
+        store.send(page)  # and nothing else: its run may be at work on another machine
+    out.print(_escape(page))
+    _tell_address(page)
 
 
 @app.command()

@@ -81,7 +81,7 @@ class Recorder:
         self.folder = _new_folder(workspace / "runs", pipeline)
         self.name = self.folder.name
         self._lock = threading.Lock()  # steps of several sources end at once
-        self._told = 0.0  # when a store was
+        self._told = float("-inf")  # when a store was
         self.data: dict[str, Any] = {
             "run": self.name,
             "pipeline": pipeline,
@@ -161,16 +161,22 @@ def manifest_folder(manifest: str, workspace: Path, run: str | None) -> Path:
 
 
 def recorded_runs(workspace: Path) -> list[Run]:
-    """Every run of the workspace, by name. A record that is no JSON counts as not there."""
+    """Every run of the workspace, by name. What is no record of its folder counts as not there."""
     found, runs = [], Path(workspace) / "runs"
     store = remote.of(runs)
     if store is None:
         paths = sorted(runs.glob(f"*/{RECORD}"))
     else:
-        paths = [store.pull(one) for one in store.below(runs) if one.path.name == RECORD]
+        paths = [
+            store.pull(one)
+            for one in store.below(runs)
+            if one.path.name == RECORD and one.path.parent.parent == runs
+        ]
     for path in paths:
-        with contextlib.suppress(ValueError):
-            found.append(Run(path.parent.resolve(), read_json(path)))
+        with contextlib.suppress(ValueError, FileNotFoundError):  # a store's may have been collected meanwhile
+            data = read_json(path)
+            if isinstance(data, dict) and data.get("run") == path.parent.name:
+                found.append(Run(path.parent.resolve(), data))
     return found
 
 

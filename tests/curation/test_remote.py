@@ -16,7 +16,7 @@ import pytest
 from curation import remote
 from curation.config import ConfigError
 from curation.files import file_hash
-from curation.objects import BLOCK, CorruptError, Objects
+from curation.objects import BLOCK, CorruptError, Found, Objects
 from curation.read.stores import StoreError
 from curation.steps import RECORD, Build, Context, DamagedError, StepOutput, find, load, step, verify_files
 from tests.faulty import SECRET, s3_bucket
@@ -167,7 +167,9 @@ def test_a_publisher_that_dies_leaves_nothing_visible_and_a_rerun_completes(s3, 
         assert not [key for key in s3.objects() if key.startswith(f"{prefix}/") and key.endswith(RECORD)]
         found = load(s3.workspace("other", prefix) / "steps" / "numbers" / "s" / made.name)
         assert found is None
+        since = len(s3.proxy.asked)
         again = numbers(s3.workspace(machine, prefix))
+        assert s3.proxy.keys("PUT", since)[0].endswith(remote.PENDING)  # of today: gc looks at its age
         assert (again.content, again.reused) == (expected, True)  # made before, published now
         assert not half_visible(s3.objects())
     assert deaths >= 6  # what is pending, five files, the record
@@ -245,6 +247,24 @@ def test_an_object_that_is_not_as_its_record_says_is_named_and_made_again(s3, da
     assert total(workspace).record["files"]["total.json"]["bytes"] > 0
     assert s3.objects()[key] == data
     assert verify_files(numbers(s3.workspace("four"))) == []
+
+
+def test_a_step_that_another_machine_has_repaired_is_taken_as_it_is(s3):
+    made = numbers(s3.workspace("one"))
+    below = f"ws/steps/numbers/s/{made.place.name}"
+    data = s3.objects()[f"{below}/a.json"]
+    s3.put(f"{below}/a.json", b"[]")
+    workspace = s3.workspace("two")
+    with pytest.raises(CorruptError, match=r"a\.json"):
+        numbers(workspace).fetch()
+    folder = workspace / "steps" / "numbers" / "s" / made.place.name
+    assert load(folder) is None
+    s3.put(f"{below}/a.json", data)
+    s3.put(f"{below}/{RECORD}", json.dumps(made.record | {"finished": "later"}).encode())
+    remote.of(workspace).forget(folder)
+    again = numbers(workspace)
+    assert (again.reused, again.record["finished"]) == (True, "later")
+    assert verify_files(again) == []
 
 
 def test_a_mirror_that_is_damaged_is_fetched_again(s3):
@@ -356,6 +376,35 @@ def test_withdrawing_removes_the_record_first_and_only_what_it_names(s3, monkeyp
     assert sorted(s3.objects()) == ["ws/else.txt", f"{below}/mine.txt"]
 
 
+def test_what_is_no_step_of_ours_is_no_step_and_stays(s3):
+    done = numbers(s3.workspace("one"))
+    ours = json.dumps(done.record).encode()
+    theirs = {
+        "ws/steps/my notes/step.json": b'{"files": ["a"]}',
+        "ws/steps/my notes/a": b"a note",
+        "ws/steps/another/s/0123456789abcdef/step.json": ours,
+        f"ws/steps/another/s/{done.place.name}/step.json": ours,
+        "ws/steps/x/0123456789abcdef/step.json": b"[",
+    }
+    for key, data in theirs.items():
+        s3.put(key, data)
+    store = remote.of(s3.workspace("two"))
+    assert [folder.name for folder in store.steps()] == [done.place.name]
+    for key in theirs:
+        folder = (store.mirror / key.removeprefix("ws/")).parent
+        assert load(folder) is None
+        store.withdraw(folder)
+    assert theirs.items() <= s3.objects().items()
+
+
+def test_a_store_that_does_not_say_when_has_nothing_abandoned(s3, monkeypatch):
+    store = remote.of(s3.workspace("one"))
+    pending = store.mirror / "steps" / "s" / "0123456789abcdef" / remote.PENDING
+    for changed, found in ((0, []), (1, [pending.parent])):
+        monkeypatch.setattr(store, "below", lambda folder, changed=changed: [Found(pending, 9, changed)])
+        assert store.abandoned() == found
+
+
 @pytest.mark.parametrize("name", ["../../stolen", "/etc/stolen"])
 def test_a_record_names_no_file_outside_of_its_folder(s3, name):
     done = numbers(s3.workspace("one"))
@@ -383,6 +432,19 @@ def test_a_url_that_holds_a_secret_is_refused_and_not_repeated(url):
     assert SECRET not in str(raised.value)
 
 
+def test_a_folder_that_claims_to_be_a_mirror_sends_nothing(tmp_path, s3):
+    """A workspace that someone hands on names its store, not that of who works in it."""
+    (tmp_path / remote.ADDRESS).write_text(json.dumps({"url": f"s3://{s3.bucket}/theirs"}))
+    with pytest.raises(ConfigError, match="give the URL, or remove"):
+        numbers(tmp_path)
+    assert not s3.proxy.asked
+
+
+def test_a_url_without_a_bucket_is_refused():
+    with pytest.raises(ConfigError, match="names no bucket"):
+        remote.open_workspace("s3://")
+
+
 def test_credentials_are_in_no_object_no_file_and_no_message(s3, capfd):
     total(s3.workspace("one"))
     s3.proxy.fault = lambda asked: "denied"
@@ -407,6 +469,7 @@ def test_any_scheme_of_fsspec_holds_a_workspace(tmp_path, monkeypatch):
         assert verify_files(numbers(workspace)) == []
     assert contents == [(contents[0][0], False), (contents[0][0], True)]
     assert remote.open_workspace(workspace) == workspace  # its mirror's path stands for the URL
+    assert Context(url).workspace == workspace
     assert remote.shown(workspace / "steps") == f"{url}/steps"
 
 

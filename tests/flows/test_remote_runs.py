@@ -11,6 +11,8 @@ import pytest
 
 from curation import remote
 from curation.files import write_json
+from curation.objects import Objects
+from flows import cli
 from flows.collect import bytes_of, collect, find_garbage
 from flows.run import Recorder, Run, load_run, recorded_runs
 from flows.runs import describe
@@ -63,6 +65,34 @@ def test_another_machine_sees_runs_and_their_files(s3):
     assert load_run(Path("elsewhere"), str(seen.folder)).steps()  # by the path of its mirror
 
 
+def test_a_report_that_is_written_again_leaves_the_record_of_a_run_that_goes_on(s3, monkeypatch):
+    one, two = s3.workspace("one"), s3.workspace("two")
+    run = recorded(one, 10)
+
+    def written(seen: Run) -> Path:
+        write_json(run.folder / "run.json", run.data | {"note": "a step more"})  # meanwhile
+        run.publish()
+        (seen.folder / "report.html").write_text("anew")
+        return seen.folder / "report.html"
+
+    monkeypatch.setattr("flows.report.write_report", written)
+    cli.report(run.name, two)
+    assert load_run(one).data["note"] == "a step more"
+    assert s3.objects()[f"ws/runs/{run.name}/report.html"] == b"anew"
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"[", b'{"run": "another"}', None])
+def test_what_is_no_record_of_a_run_is_none(s3, data, monkeypatch):
+    workspace = s3.workspace("one")
+    run = recorded(workspace, 10)
+    s3.put("ws/runs/x/run.json", data or b"{}")
+    s3.put(f"ws/runs/x/{run.name}/run.json", json.dumps(run.data).encode())
+    if data is None:  # collected by another machine after it was listed
+        read = Objects.read
+        monkeypatch.setattr(Objects, "read", lambda self, path: None if "x" in path.parts else read(self, path))
+    assert [(one.name, one.folder.parent.name) for one in recorded_runs(workspace)] == [(run.name, "runs")]
+
+
 def test_what_no_kept_run_needs_is_collected_from_the_store_and_nothing_else(s3):
     one = s3.workspace("one")
     old, new = recorded(one, 10, started="2026-01-01"), recorded(one, 20)
@@ -107,9 +137,10 @@ def test_the_command_takes_urls_and_says_what_is_wrong_with_one(s3, monkeypatch)
     gone = command("runs", "-w", "s3://no-such-bucket/ws")
     assert gone.returncode == 1
     assert "no-such-bucket" in gone.stderr
-    on_store = command("dedup", "x.jsonl", "-o", "out", "--index", "s3://bucket/index")
+    on_store = command("dedup", "x.jsonl", "-o", "out", "--index", f"s3://AKIA:{SECRET}@bucket/index")
     assert on_store.returncode == 2
     assert "disk" in on_store.stderr
+    assert SECRET not in on_store.stdout + on_store.stderr
 
 
 def test_results_of_deduplication_and_their_rerun(s3, tmp_path, monkeypatch):
