@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -88,29 +89,47 @@ def _start(home: Path, scheduler_port: int | None) -> tuple[subprocess.Popen, st
     for attempt in range(3):  # another program may take the port between finding and binding it
         port = scheduler_port if scheduler_port and not attempt and _is_free(scheduler_port) else _free_port()
         url = f"http://127.0.0.1:{port}/api"
-        with open(home / "server.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(home), str(port)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=_server_environment(home, url if scheduler_port is not None else None),
-            )
+        process = None
         try:
+            with open(home / "server.log", "ab") as log, _interrupt_held_back():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "flows.server", str(home), str(port)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env=_server_environment(home, url if scheduler_port is not None else None),
+                )
             if _wait_for_health(process, url):
                 write_json(
                     home / "server.json", {"url": url, "pid": process.pid, "scheduler": scheduler_port is not None}
                 )
                 return process, url
         except BaseException:  # Ctrl-C while it starts: it has no user yet, so nothing else would end it soon
-            _wait_or_kill(process, timeout=0)
+            if process is not None:
+                _wait_or_kill(process, timeout=0)
             raise
         _wait_or_kill(process, timeout=0)
     raise ServerError(
         f"the Prefect server did not start; its output is in {home / 'server.log'}. "
         "Run with --no-orchestrator to do without it."
     )
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Let Ctrl-C come at the end: within Popen it would lose a process that is running already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple] = []
+    before = signal.signal(signal.SIGINT, lambda *told: came.append(told))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
 
 
 def _wait_for_health(process: subprocess.Popen, url: str) -> bool:

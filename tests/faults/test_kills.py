@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.server import embedded_server
 from tests.mini import fingerprints, write_inputs, write_pipeline
 
 
@@ -123,3 +125,25 @@ def test_interrupt_while_the_server_starts_leaves_no_server(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(30) in (130, -signal.SIGINT)  # to a shell both are 130
     assert not survivors(workspace)
+
+
+@pytest.mark.parametrize("held_back", [True, False])
+def test_an_interrupt_within_the_start_of_a_process_does_not_lose_it(tmp_path, monkeypatch, held_back):
+    """Ctrl-C between the start of the server's process and the knowledge of it. The bug: not to hold it back."""
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *_, **__):
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"])
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    if not held_back:
+        monkeypatch.setattr("flows.server._interrupt_held_back", contextlib.nullcontext)
+    with pytest.raises(KeyboardInterrupt), embedded_server(tmp_path):
+        pass
+    lost = started[0].poll() is None
+    started[0].kill()
+    started[0].wait()
+    assert lost is not held_back
