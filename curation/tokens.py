@@ -14,7 +14,7 @@ from curation.files import write_json, write_parquet
 from curation.keys import key_of
 from curation.mix.manifest import load_manifest, require_verified
 from curation.preference.facts import FACTS, pair_facts
-from curation.shards import batches, pick
+from curation.shards import batches, chosen, pick
 from curation.steps import Build, Context, StepOutput, step
 from curation.tokenizer.bpe import folder_hash, take_given, train_bpe, write_folder
 from curation.tokenizer.config import TRAINING, Tokenizer
@@ -22,6 +22,7 @@ from curation.tokenizer.proof import prove
 from curation.tokenizer.report import REPORT, measure_fit
 from curation.tokenizer.sample import LONGEST, Outputs, Sample, beginning, choose, choose_from_mix
 
+READERS = 4  # threads that read samples ahead, at most
 PROOF_BYTES = 1 << 18  # of each source, on which fastokens and our counter are compared with tokenizers
 
 
@@ -54,7 +55,7 @@ def train_tokenizer(
         inputs["reference"] = folder_hash(Path(config.reference), "tokenizer.reference")
 
     def work(build: Build) -> None:
-        sample, settings = Sample([]), {}
+        sample, settings, threads = Sample([]), {}, min(READERS, ctx.executor.workers)
         if config.path is not None:
             tokenizer, settings = take_given(Path(config.path), config.special_tokens)
         else:
@@ -62,13 +63,13 @@ def train_tokenizer(
                 sample = choose_from_mix(require_verified(Path(config.mix)), pools, measured, config)
             else:
                 sample = choose(pools, measured, ledgers, config)
-            tokenizer = train_bpe(sample.texts(), config)
+            tokenizer = train_bpe(sample.texts(threads), config)
         folder = build.folder / FOLDER
         write_folder(folder, tokenizer, settings)
-        choice = prove(folder, _proof_samples(pools, measured, ledgers, config.seed))
+        choice = prove(folder, _proof_samples(pools, measured, ledgers, config.seed, threads))
         write_json(build.scratch(CHOICE), choice)
         encoder = load_encoder(build.folder)
-        report = measure_fit(encoder, pools, measured, ledgers, config, sample.picks)
+        report = measure_fit(encoder, pools, measured, ledgers, config, sample.picks, threads)
         trained = {"documents": sample.documents, "bytes": sample.bytes}
         write_json(build.scratch(REPORT), {**report, "trained_on": trained if config.path is None else None})
         build.counts |= {
@@ -141,9 +142,11 @@ def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str,
     return totals
 
 
-def _proof_samples(pools: Outputs, measured: Outputs, ledgers: list[StepOutput], seed: int) -> Iterator[tuple]:
+def _proof_samples(
+    pools: Outputs, measured: Outputs, ledgers: list[StepOutput], seed: int, threads: int
+) -> Iterator[tuple]:
     for source in sorted(pools):
         key = key_of(seed, f"tokenizer/proof/{source}")
-        for one in pick([source], pools, measured, ledgers, key, weight=PROOF_BYTES, largest=LONGEST):
-            for _, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
-                yield source, [beginning(text) for text in plain_texts(table)]
+        picks = pick([source], pools, measured, ledgers, key, weight=PROOF_BYTES, largest=LONGEST)
+        for _, _, table in chosen(picks, DOCUMENT_COLUMNS, threads):
+            yield source, [beginning(text) for text in plain_texts(table)]

@@ -11,7 +11,7 @@ import tokenizers
 from curation.chat import DOCUMENT_COLUMNS, plain_texts
 from curation.encoder import Encoder
 from curation.keys import key_of
-from curation.shards import Picks, batches, pick
+from curation.shards import Picks, chosen, pick
 from curation.steps import StepOutput
 from curation.tokenizer.bpe import read_folder
 from curation.tokenizer.config import Tokenizer
@@ -27,6 +27,7 @@ def measure_fit(
     ledgers: list[StepOutput],
     config: Tokenizer,
     trained_on: list[Picks],
+    threads: int,
 ) -> dict[str, Any]:
     """`{sources: [line], whole: line, reference}`; a line has counts of a sample and bytes per token.
 
@@ -44,7 +45,7 @@ def measure_fit(
         key = key_of(config.seed, f"tokenizer/report/{source}")
         picks = pick([source], pools, measured, ledgers, key, weight=config.report_bytes, largest=LONGEST)
         line = {"source": source, "pool_bytes": alive_bytes(pools[source], measured[source], ledgers)}
-        lines.append(line | _count(picks, seen, encoder, reference))
+        lines.append(line | _count(picks, seen, encoder, reference, threads))
     return {
         "vocab_size": encoder.vocab_size,
         "reference": None
@@ -56,7 +57,11 @@ def measure_fit(
 
 
 def _count(
-    picks: list[Picks], seen: dict[Path, np.ndarray], encoder: Encoder, reference: tokenizers.Tokenizer | None
+    picks: list[Picks],
+    seen: dict[Path, np.ndarray],
+    encoder: Encoder,
+    reference: tokenizers.Tokenizer | None,
+    threads: int,
 ) -> dict[str, Any]:
     line: dict[str, Any] = {"documents": 0, "documents_trained_on": 0, "bytes": 0, "tokens": 0}
     if reference is not None:
@@ -64,13 +69,13 @@ def _count(
     for one in picks:
         line["documents"] += len(one.rows)
         line["documents_trained_on"] += int(np.isin(one.rows, seen.get(one.path, ())).sum())
-        for _, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
-            texts = [beginning(text) for text in plain_texts(table)]
-            line["bytes"] += sum(len(text.encode()) for text in texts)
-            line["tokens"] += int(encoder.lengths(texts).sum())
-            if reference is not None:
-                encoded = reference.encode_batch_fast(texts, add_special_tokens=False)
-                line["reference_tokens"] += sum(len(each.ids) for each in encoded)
+    for _, _, table in chosen(picks, DOCUMENT_COLUMNS, threads):
+        texts = [beginning(text) for text in plain_texts(table)]
+        line["bytes"] += sum(len(text.encode()) for text in texts)
+        line["tokens"] += int(encoder.lengths(texts).sum())
+        if reference is not None:
+            encoded = reference.encode_batch_fast(texts, add_special_tokens=False)
+            line["reference_tokens"] += sum(len(each.ids) for each in encoded)
     for tokens, rate in (("tokens", "bytes_per_token"), ("reference_tokens", "reference_bytes_per_token")):
         if tokens in line:
             line[rate] = round(line["bytes"] / line[tokens], 6) if line[tokens] else None

@@ -19,7 +19,7 @@ from curation.mix.filters import exact
 from curation.mix.manifest import Manifest
 from curation.mix.solve import water_fill
 from curation.schema import require_same_ids
-from curation.shards import Picks, batches, pick
+from curation.shards import Picks, chosen, pick
 from curation.steps import StepOutput
 from curation.tokenizer.config import Tokenizer
 
@@ -36,18 +36,18 @@ class Sample:
     documents: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)  # UTF-8, copies counted
 
-    def texts(self) -> Iterator[list[str]]:
-        """The beginnings of the documents, in batches; counts them as they are read."""
-        for place, one in enumerate(self.picks):
-            for rows, table in batches(one.path, DOCUMENT_COLUMNS, one.rows):
-                found = [beginning(text) for text in plain_texts(table)]
-                if self.copies is not None:
-                    copies = self.copies[place][np.searchsorted(one.rows, rows)]
-                    found = [text for text, times in zip(found, copies, strict=True) for _ in range(times)]
-                self.documents[one.source] = self.documents.get(one.source, 0) + len(rows)
-                size = sum(len(text.encode()) for text in found)
-                self.bytes[one.source] = self.bytes.get(one.source, 0) + size
-                yield found
+    def texts(self, threads: int) -> Iterator[list[str]]:
+        """The beginnings of the documents, in batches; counts them as they are read, ahead on `threads`."""
+        for place, rows, table in chosen(self.picks, DOCUMENT_COLUMNS, threads):
+            one = self.picks[place]
+            found = [beginning(text) for text in plain_texts(table)]
+            if self.copies is not None:
+                copies = self.copies[place][np.searchsorted(one.rows, rows)]
+                found = [text for text, times in zip(found, copies, strict=True) for _ in range(times)]
+            self.documents[one.source] = self.documents.get(one.source, 0) + len(rows)
+            size = sum(len(text.encode()) for text in found)
+            self.bytes[one.source] = self.bytes.get(one.source, 0) + size
+            yield found
 
 
 def beginning(text: str) -> str:
