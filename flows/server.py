@@ -11,26 +11,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 
-from curation.files import atomic, read_json, write_json
-from curation.remote import cache_folder
+from curation.files import read_json, write_json
 
-START_TIMEOUT = 60.0  # seconds; the first start on a machine migrates a database, which takes about ten
+START_TIMEOUT = 60.0  # seconds; a first start migrates the database, which takes about ten
 STOP_TIMEOUT = 10.0
-DATABASE = "prefect.db"
 
 
 class ServerError(Exception):
@@ -91,7 +86,6 @@ def _running(home: Path, scheduler: bool) -> str | None:
 
 
 def _start(home: Path, scheduler_port: int | None) -> tuple[subprocess.Popen, str]:
-    new = _take_template(home)
     for attempt in range(3):  # another program may take the port between finding and binding it
         port = scheduler_port if scheduler_port and not attempt and _is_free(scheduler_port) else _free_port()
         url = f"http://127.0.0.1:{port}/api"
@@ -107,8 +101,6 @@ def _start(home: Path, scheduler_port: int | None) -> tuple[subprocess.Popen, st
                     env=_server_environment(home, url if scheduler_port is not None else None),
                 )
             if _wait_for_health(process, url):
-                if new:
-                    _keep_template(home)
                 write_json(
                     home / "server.json", {"url": url, "pid": process.pid, "scheduler": scheduler_port is not None}
                 )
@@ -122,28 +114,6 @@ def _start(home: Path, scheduler_port: int | None) -> tuple[subprocess.Popen, st
         f"the Prefect server did not start; its output is in {home / 'server.log'}. "
         "Run with --no-orchestrator to do without it."
     )
-
-
-def _template() -> Path:
-    """An empty database of this Prefect, as its migrations leave it."""
-    return cache_folder() / f"prefect-{version('prefect')}.db"
-
-
-def _take_template(home: Path) -> bool:
-    """Begin a new database with what migrations have made here; whether that is still to be made."""
-    if (home / DATABASE).exists():
-        return False
-    with contextlib.suppress(OSError), atomic(home / DATABASE) as temporary:
-        shutil.copyfile(_template(), temporary)
-    return not (home / DATABASE).exists()
-
-
-def _keep_template(home: Path) -> None:
-    """Keep a copy of the database that the server has just made, before anything is in it."""
-    with contextlib.suppress(OSError, sqlite3.Error), atomic(_template()) as temporary:
-        source, target = sqlite3.connect(home / DATABASE), sqlite3.connect(temporary)
-        with contextlib.closing(source), contextlib.closing(target):
-            source.backup(target)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import psutil
 import pytest
 
 from curation.files import read_json
-from flows import server
 from flows.server import embedded_server
 from tests.mini import write_inputs, write_pipeline
 
@@ -78,23 +76,3 @@ def test_an_idle_server_leaves_the_cores_alone(tmp_path):
         time.sleep(4)
         after = process.cpu_times()
     assert (after.user + after.system) - (before.user + before.system) < 1.0
-
-
-def test_a_new_database_begins_as_the_first_one_was_migrated(tmp_path, monkeypatch):
-    monkeypatch.setenv("MIXWRIGHT_CACHE", str(tmp_path / "cache"))
-    first, second = tmp_path / "first", tmp_path / "second"
-    for home in (first, second):
-        home.mkdir()
-    assert server._take_template(first)  # there is none yet: this one is to be kept
-    with contextlib.closing(sqlite3.connect(first / server.DATABASE)) as made:
-        made.execute("create table flow (id text)")
-        made.commit()
-    server._keep_template(first)
-    assert not server._take_template(second)
-    with contextlib.closing(sqlite3.connect(second / server.DATABASE)) as copy:
-        assert copy.execute("select name from sqlite_master").fetchall() == [("flow",)]
-        copy.execute("insert into flow values ('one')")
-        copy.commit()
-    before = (second / server.DATABASE).read_bytes()
-    assert not server._take_template(second)  # what is there is left alone
-    assert (second / server.DATABASE).read_bytes() == before
