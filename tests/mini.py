@@ -109,3 +109,9 @@ def fingerprints(workspace: Path) -> dict[str, str]:
         data = json.loads(record.read_bytes())
         found[data["name"]] = data["content"]
     return found
+
+
+def contents(objects: dict[str, bytes]) -> dict[str, str]:
+    """As `fingerprints`, of what a store holds."""
+    records = [json.loads(data) for key, data in objects.items() if key.endswith("/step.json")]
+    return {record["name"]: record["content"] for record in records}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,16 +18,10 @@ from flows.run import load_run, manifest_folder, recorded_runs
 from flows.why import why
 from tests.curation.test_remote import half_visible
 from tests.faulty import SECRET, s3_bucket
-from tests.mini import fingerprints, write_inputs, write_pipeline
+from tests.mini import contents, fingerprints, write_inputs, write_pipeline
 
 ROOT = Path(__file__).parents[2]
 RECORDS = {"step.json", "run.json", "mix.json", "report.html"}  # of a mix its head, whose hash is an input
-
-
-def contents(objects: dict[str, bytes]) -> dict[str, str]:
-    """As `fingerprints`, of what a store holds."""
-    records = [json.loads(data) for key, data in objects.items() if key.endswith("/step.json")]
-    return {record["name"]: record["content"] for record in records}
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from curation.cluster import ClusterError
 from curation.executor import LocalExecutor
 from flows.engines import ENGINES, EngineError, open_executor
 from flows.execute import Options, execute
-from tests.mini import fingerprints, write_inputs, write_pipeline
+from tests.faulty import s3_bucket
+from tests.mini import contents, fingerprints, write_inputs, write_pipeline
 
 CLUSTERS = ["dask", "ray"]
 
@@ -143,6 +144,34 @@ def test_every_step_has_the_same_content(name, local, tmp_path):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("name", CLUSTERS)
+def test_inputs_and_workspace_on_a_store(name, local, tmp_path):
+    """The workers read the raw files from a store that fails now and then; each step is published as it is."""
+    pipeline, expected = local
+    with s3_bucket(tmp_path / "machines") as s3:
+        for raw in (pipeline.parent.parent / "inputs").iterdir():
+            s3.put(f"raw/{raw.name}", raw.read_bytes())
+        there = tmp_path / "pipeline"
+        shutil.copytree(pipeline.parent, there)
+        text = (there / "pipeline.yaml").read_text()
+        assert str(pipeline.parent.parent / "inputs") in text
+        text = text.replace(str(pipeline.parent.parent / "inputs"), f"s3://{s3.bucket}/raw")
+        (there / "pipeline.yaml").write_text(text)
+        s3.proxy.fault = lambda asked: "error" if asked.number % 60 == 7 else None
+        done = subprocess.run(
+            [*command(there / "pipeline.yaml", f"s3://{s3.bucket}/ws", name), "--until", "mix"],
+            env=os.environ | {"MIXWRIGHT_CACHE": str(tmp_path / "machines" / "one")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = contents(s3.objects())
+    assert found == {step: expected[step] for step in found}
+    assert "mix/pretrain" in found
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("name", CLUSTERS)
 def test_the_command_on_a_cluster_at_an_address(name, local, tmp_path):
     """The command joins it, leaves it running, and refuses one whose workers lack the workspace."""
     pipeline, expected = local
@@ -171,7 +200,7 @@ def test_the_command_on_a_cluster_at_an_address(name, local, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def command(pipeline: Path, workspace: Path, engine: str) -> list[str]:
+def command(pipeline: Path, workspace: Path | str, engine: str) -> list[str]:
     options = ["--workspace", str(workspace), "--engine", engine, "--workers", "2", "--no-orchestrator"]
     return [sys.executable, "-m", "flows.cli", "run", str(pipeline), *options]
 
