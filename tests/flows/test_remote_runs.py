@@ -12,8 +12,8 @@ import pytest
 from curation import remote
 from curation.files import write_json
 from curation.objects import Objects
-from flows import cli
 from flows.collect import bytes_of, collect, find_garbage
+from flows.commands import workspace
 from flows.run import Recorder, Run, load_run, recorded_runs
 from flows.runs import describe
 from tests.curation.test_remote import numbers, watched
@@ -76,7 +76,7 @@ def test_a_report_that_is_written_again_leaves_the_record_of_a_run_that_goes_on(
         return seen.folder / "report.html"
 
     monkeypatch.setattr("flows.report.write_report", written)
-    cli.report(run.name, two)
+    workspace.report(run.name, two)
     assert load_run(one).data["note"] == "a step more"
     assert s3.objects()[f"ws/runs/{run.name}/report.html"] == b"anew"
 

@@ -1,0 +1,1 @@
+"""The commands of `mixwright`. Heavy modules are imported by the commands that need them."""
