@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import copy_context
 from functools import partial
 from multiprocessing import get_context
 from typing import Any, Literal
@@ -50,14 +51,15 @@ class Executor(ABC):
     def each(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """`function(item)` for every item, several at once, in threads of this process; the results in order.
 
-        For the steps of several sources: each may call `map` on this executor.
+        For the steps of several sources: each may call `map` on this executor. Each sees the caller's context
+        variables, in a copy of its own.
         """
         items = list(items)
         if self.workers == 1 or len(items) < 2:
             return [function(item) for item in items]
         with ThreadPoolExecutor(self.steps_at_once) as pool:
             calls = [(position, (item,)) for position, item in enumerate(items)]
-            results = dict(self._drain(partial(pool.submit, function), calls))
+            results = dict(self._drain(lambda item: pool.submit(copy_context().run, function, item), calls))
         return [results[position] for position in range(len(items))]
 
     @property

@@ -81,6 +81,10 @@ class Line:
             if job != "train" or trains(self):
                 getattr(self, job)()
 
+    def _at_once(self, *parts: Callable[[], None]) -> None:
+        """Parts of the line of which none needs another: on one worker one after the other."""
+        self.context.executor.each(lambda part: part(), parts)
+
     def _each_source(
         self, name: str, work: Callable[[str], StepOutput], sources: Sequence[AnySource] | None = None
     ) -> Outputs:
@@ -208,13 +212,20 @@ class Line:
     def _count_and_score(self) -> None:
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
         limit_threads(context.executor.workers)
-        self.tokenizer = self.stage(
-            "tokenizer",
-            lambda: train_tokenizer(context, self.pools, self.measured, ledgers, pipeline.tokenizer),
-        )
-        self._derive()
+        before = dict(self.pools), dict(self.measured)  # a tokenizer learns from every text once
+        classes: Outputs = {}
+
+        def tokenizer() -> None:
+            self.tokenizer = self.stage(
+                "tokenizer", lambda: train_tokenizer(context, *before, ledgers, pipeline.tokenizer)
+            )
+
+        def derive_and_classify() -> None:
+            self._derive()
+            classes.update(self._classify())
+
+        self._at_once(tokenizer, derive_and_classify)
         tokens = self._each_source("tokens", lambda name: count_tokens(context, self.pools[name], self.tokenizer))
-        classes = self._classify()
         sources = {source.name: source for source in pipeline.catalogued}
         self.catalogs = self._each_source(
             "catalog",
@@ -231,10 +242,7 @@ class Line:
         )
 
     def _derive(self) -> None:
-        """Sources made of what is left, each measured and, like its parents, dropped by nothing from here on.
-
-        After the tokenizer: it learns from every text once.
-        """
+        """Sources made of what is left, each measured and, like its parents, dropped by nothing from here on."""
         if not self.pipeline.derive:
             return
         holdouts = {source.name: source.holdout for source in self.pipeline.all_sources}
@@ -301,6 +309,10 @@ class Line:
             return
         for name in self.recipes:
             self.mixes[name] = self.mix_one(name)
+        self._at_once(lambda: self._materialise(self.mixes), self._hold_out)
+
+    def _hold_out(self) -> None:
+        """The held-out sets, of which no document is near one of a mix."""
         evaluated = {}
         for kind in ("text", "pairs"):
             evaluated[f"heldout-{kind}"] = self.stage(
@@ -314,7 +326,10 @@ class Line:
                     self.pipeline.heldout,
                 ),
             )
-        for name, manifest in {**self.mixes, **evaluated}.items():
+        self._materialise(evaluated)
+
+    def _materialise(self, manifests: Outputs) -> None:
+        for name, manifest in manifests.items():
             self.data[name] = self.stage(
                 f"data/{name}",
                 lambda name=name, manifest=manifest: materialise(

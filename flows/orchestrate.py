@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class _Session:
 
     progress: Progress
     shown: Callable[[Stage], Stage]
-    tasks: int = 0
+    tasks: list[str] = field(default_factory=list)  # a stage appends its own, maybe beside another
     flow_run: str | None = None
 
 
@@ -156,7 +156,7 @@ def as_task(name: str, work: Callable[[], Any]) -> Any:
     from prefect.cache_policies import NO_CACHE
 
     if (session := _session.get()) is not None:
-        session.tasks += 1
+        session.tasks.append(name)
     return task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)()
 
 
@@ -175,7 +175,7 @@ def _drain(session: _Session, timeout: float) -> None:
         with get_client(sync_client=True) as client:
             while time.monotonic() < deadline:
                 runs = client.read_task_runs(flow_run_filter=chosen)
-                if sum(run.state is not None and run.state.is_final() for run in runs) >= session.tasks:
+                if sum(run.state is not None and run.state.is_final() for run in runs) >= len(session.tasks):
                     break
                 time.sleep(0.1)
     EventsWorker.drain_all(timeout=timeout, at_exit=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from curation.steps import Progress as Watch
 from curation.steps import StepOutput
 
 Result = TypeVar("Result")
+_finished: ContextVar[list[StepOutput] | None] = ContextVar("finished", default=None)  # by the stage under way
 
 
 class Terminal(Watch):
@@ -34,7 +36,6 @@ class Terminal(Watch):
             refresh_per_second=5,
         )
         self._tasks: dict[str, int] = {}
-        self._finished: list[StepOutput] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Terminal:
@@ -58,7 +59,8 @@ class Terminal(Watch):
 
     def end(self, output: StepOutput) -> None:
         with self._lock:
-            self._finished.append(output)
+            if (finished := _finished.get()) is not None:
+                finished.append(output)
             if (task := self._tasks.pop(output.name, None)) is not None:
                 self._bars.remove_task(task)
 
@@ -66,16 +68,19 @@ class Terminal(Watch):
         """`run` (a way to run a stage), with a line printed when the stage is done."""
 
         def shown(name: str, work: Callable[[], Result]) -> Result:
-            self._finished.clear()
+            steps: list[StepOutput] = []
+            token = _finished.set(steps)
             started = time.monotonic()
-            result = run(name, work)
-            self._print_stage(name, time.monotonic() - started)
+            try:
+                result = run(name, work)
+            finally:
+                _finished.reset(token)
+            self._print_stage(name, steps, time.monotonic() - started)
             return result
 
         return shown
 
-    def _print_stage(self, name: str, seconds: float) -> None:
-        steps, self._finished = self._finished, []
+    def _print_stage(self, name: str, steps: list[StepOutput], seconds: float) -> None:
         done = [output for output in steps if not output.reused]
         line = Text()
         line.append("✓ " if done or not steps else "= ", style="green" if done else "dim")
