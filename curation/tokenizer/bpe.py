@@ -5,31 +5,76 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from curation.chat import END_OF_TEXT, PAD, SPECIAL_TOKENS, chat_template
 from curation.files import file_hash, json_hash, read_json, write_bytes, write_json
 from curation.tokenizer.config import Tokenizer
+from curation.tokenizer.counter import byte_characters
+from curation.tokenizer.splits import STYLES
+from curation.tokenizer.training import count_words, merges_of
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def train_bpe(texts: Iterator[list[str]], config: Tokenizer) -> tokenizers.Tokenizer:
-    """A BPE over bytes, so that any text comes back; the special tokens have the first ids."""
+    """A BPE over bytes, so that any text comes back; the special tokens have the first ids.
+
+    By kernels of our own where they know the split, by `tokenizers` for any other: with the same result.
+    """
+    special = [_special(token) for token in (*SPECIAL_TOKENS, *config.special_tokens)]
+    if config.split not in STYLES:
+        return train_by_library(texts, config, special)
+    tokenizer = _untrained(config)
+    tokenizer.model = models.BPE(*_learned(texts, config, [token.content for token in special]))
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def train_by_library(
+    texts: Iterator[list[str]], config: Tokenizer, special: list[AddedToken]
+) -> tokenizers.Tokenizer:
+    """As `train_bpe`, by the trainer of `tokenizers`."""
+    tokenizer = _untrained(config)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _learned(
+    texts: Iterator[list[str]], config: Tokenizer, special: list[str]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary, and the merges in their order, both in the characters that stand for bytes."""
+    characters = byte_characters()
+    bytes_of = {character: byte for byte, character in enumerate(characters)}
+    known = list(dict.fromkeys([*special, *sorted(characters)]))
+    places = {token: place for place, token in enumerate(known)}
+    in_bytes = [bytes(map(bytes_of.get, token)) if bytes_of.keys() >= set(token) else None for token in known]
+    words, counts = count_words(texts, config.split)
+    ids = np.array([places[character] for character in characters])
+    found, pairs = merges_of(words, counts, ids, in_bytes, config.vocab_size, config.min_frequency)
+    tokens = known + ["".join(characters[byte] for byte in token) for token in found]
+    merges = {}
+    for pair in pairs:  # of a pair that is given twice the last one holds
+        merges.pop(pair, None)
+        merges[pair] = tokens[pair[0]], tokens[pair[1]]
+    return {token: number for number, token in enumerate(tokens)}, list(merges.values())
+
+
+def _untrained(config: Tokenizer) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(config.pattern), "isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=[_special(token) for token in (*SPECIAL_TOKENS, *config.special_tokens)],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

@@ -102,7 +102,7 @@ class Counter:
 
     def _unreached(self, vocabulary: dict[str, int]) -> list[str]:
         """The tokens, a word each, that merging its bytes does not give."""
-        bytes_of = {character: byte for byte, character in enumerate(_byte_characters())}
+        bytes_of = {character: byte for byte, character in enumerate(byte_characters())}
         tokens = [token for token in vocabulary if token and bytes_of.keys() >= set(token)]
         offsets = np.cumsum([0, *map(len, tokens)])
         data = np.array([bytes_of[character] for token in tokens for character in token], np.uint8)
@@ -140,7 +140,7 @@ def _rules_of(tokenizer: dict) -> Rules:
     if found := [name for name in odd if model.get(name)]:
         raise ValueError(f"the model has {', '.join(found)}")
     vocabulary = model["vocab"]
-    symbols = {character: byte for byte, character in enumerate(_byte_characters())}
+    symbols = {character: byte for byte, character in enumerate(byte_characters())}
     if not symbols.keys() <= vocabulary.keys() or len(set(vocabulary.values())) < len(vocabulary):
         raise ValueError("the vocabulary lacks a byte or gives two tokens one id")
     merges = [one.split(" ") if isinstance(one, str) else one for one in model["merges"]]
@@ -164,7 +164,7 @@ def _rules_of(tokenizer: dict) -> Rules:
     return Rules(byte_ranks, table, factors, results)
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character for each byte in byte-level vocabularies: itself if printed, else one from 256 on."""
     printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(BYTES, 2 * BYTES))
