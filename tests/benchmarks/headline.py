@@ -7,7 +7,8 @@ The corpus is that of `tests.benchmarks.corpus` (web pages, code and papers out 
 duplicates); making it is not counted. `headline.yaml` beside this file is the pipeline: ingest, all measurements,
 the filters of a profile and its edits, exact and verified fuzzy deduplication, language, a quality classifier
 trained on the way, a tokenizer trained on the way with exact counts, a pretrain mix. It runs in a process of its
-own, start-up and compiled kernels' cache included. Seconds are of the clock and of the processors (all processes);
+own, start-up and compiled kernels' cache included. Stations that run at once are one row. Seconds are of the clock
+and of the processors (all processes);
 the peak is the highest sum of the proportional resident memory of all processes, five times a second. The last
 line is a plain pass over the same bytes. With --peer the same stations are run by datatrove on a slice
 (`peers/datatrove_line.py`). DIR needs about 3 GB for 1,000 MB and is emptied of what was put there.
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 import psutil
 from rich.console import Console
@@ -43,17 +44,34 @@ if __name__ == "__main__":
 
 
 def run(workspace: str, workers: int) -> None:
-    """The pipeline up to its mix; a line of JSON on standard output for each station, and one at the end."""
+    """The pipeline up to its mix; a line of JSON on standard output for each station, and one at the end.
+
+    Stations that run at once have one line: which of them used the processors cannot be told.
+    """
     from curation.executor import LocalExecutor
     from curation.steps import Context
     from flows.execute import Options, open_line
 
+    lock, together, under_way, at = Lock(), {}, [], {}
+
+    def now():
+        return {"seconds": time.monotonic(), "processor": _processor_seconds()}
+
     def stage(name, work):
-        begun, before = time.monotonic(), _processor_seconds()
-        print(json.dumps({"begins": name}), flush=True)
+        station = name.partition("/")[0]
+        with lock:
+            if not under_way:
+                together.clear()
+                at.update(now())
+                print(json.dumps({"begins": station}), flush=True)
+            together[station] = None
+            under_way.append(station)
         result = work()
-        cost = {"seconds": time.monotonic() - begun, "processor": _processor_seconds() - before}
-        print(json.dumps({"station": name.partition("/")[0], **cost}), flush=True)
+        with lock:
+            under_way.remove(station)
+            if not under_way:
+                cost = {key: end - at[key] for key, end in now().items()}
+                print(json.dumps({"stations": list(together), **cost}), flush=True)
         return result
 
     with LocalExecutor(workers) as executor:
@@ -115,9 +133,9 @@ def watched(corpus: Path, workspace: Path, workers: int, tokens: int) -> dict:
     watch.start()
     for line in process.stdout:
         said = json.loads(line)
-        watch.station = said.get("begins", watch.station).partition("/")[0]
-        if "station" in said:
-            held = stations.setdefault(said["station"], {"seconds": 0.0, "processor": 0.0})
+        watch.station = said.get("begins", watch.station)
+        if "stations" in said:
+            held = stations.setdefault(", ".join(said["stations"]), {"seconds": 0.0, "processor": 0.0})
             held["seconds"] += said["seconds"]
             held["processor"] += said["processor"]
         end = said.get("end", end)
@@ -128,7 +146,7 @@ def watched(corpus: Path, workspace: Path, workers: int, tokens: int) -> dict:
     rest = {key: whole[key] - sum(one[key] for one in stations.values()) for key in whole}
     stations |= {"start, imports, end": rest, "whole": whole}
     for name, one in stations.items():
-        one["peak"] = watch.peaks.get("start" if name.startswith("start") else name, 0)
+        one["peak"] = watch.peaks.get(name.partition(",")[0], 0)
     whole["peak"] = max(watch.peaks.values())
     return {"stations": stations, **end}
 
