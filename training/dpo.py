@@ -20,6 +20,7 @@ from training.head import token_logps
 from training.losses import Loss, dpo, dpo_margin, dpo_weight
 from training.model import device, fixed_arithmetic, head_products, head_weight, hidden_states, load_causal
 from training.outcome import Outcome, pair_sources
+from training.parallel import Crew, twin
 from training.plan import pair_bins
 from training.precision import in_bfloat16
 
@@ -109,7 +110,6 @@ def load_reference(output: StepOutput, data: Data) -> Reference:
     return Reference(table["chosen"].to_numpy(), table["rejected"].to_numpy())
 
 
-@torch.no_grad()
 def pair_logps(
     model: PreTrainedModel,
     data: Data,
@@ -120,16 +120,24 @@ def pair_logps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed log-probabilities of the two completions of some pairs, float32 (rows,) each.
 
-    Sequences are cut to their first `sequence_length` tokens, as in training.
+    Sequences are cut to their first `sequence_length` tokens, as in training. On a CPU each of torch's threads
+    takes micro-batches of its own.
     """
     batches = pair_bins(data, rows, sequence_length, micro_batch_tokens)
     if build is not None:
         build.context.progress.begin(build.name, len(batches))
+
+    @torch.no_grad()
+    def work(model: PreTrainedModel, members: np.ndarray) -> torch.Tensor:
+        return completion_logps(model, pair_batch(data, rows[members], sequence_length, device()))
+
     found = []  # brought back together: a GPU then never waits for the next batch
-    for members in batches:
-        found.append(completion_logps(model, pair_batch(data, rows[members], sequence_length, device())))
-        if build is not None:
-            build.context.progress.advance(build.name)
+    threads = torch.get_num_threads() if device().type == "cpu" else 1
+    with Crew([model, *(twin(model) for _ in range(threads - 1))]) as crew:
+        for logps in crew.each(work, batches):
+            found.append(logps)
+            if build is not None:
+                build.context.progress.advance(build.name)
     chosen, rejected = np.zeros((2, len(rows)), np.float32)
     for members, logps in zip(batches, found, strict=True):
         chosen[members], rejected[members] = logps.view(2, -1).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from training.data import Data
 from training.model import device
 from training.optimiser import learning_rate, make_optimiser
 from training.outcome import Method, Outcome
+from training.parallel import Crew, gather_gradients, split, twin
 from training.plan import Plan
 from training.ranks import Ranks
 from training.sharding import Pass, share_out
+from training.size import sharing_threads
 from training.state import whole
 from training.token_bytes import token_bytes
 from training.trace import Trace, count_tokens
@@ -38,7 +41,8 @@ class Run:
     """What the steps of a run share."""
 
     model: PreTrainedModel
-    passes: Pass  # the model with the method
+    crew: Crew[Pass]  # the model with the method; several where the threads share micro-batches
+    output: float  # see `parallel.split`
     optimiser: torch.optim.Optimizer
     data: Data
     plan: Plan
@@ -112,6 +116,8 @@ def fit(
 ) -> Trace:
     """Train `model` in place through every step of the plan; go on from the latest checkpoint in `progress`.
 
+    On a CPU torch's threads share each micro-batch (see `training.parallel`), but for models that
+    `size.sharing_threads` leaves out and those with dropout.
     `watch` is called after each step with its row of losses, the rows by source, and the seconds it took.
     Raises NonFiniteLossError before the optimiser step that would spoil the model.
     """
@@ -122,28 +128,57 @@ def fit(
     if config.sharding != "none":
         share_out(passes)
     sizes = token_bytes(tokenizer) if config.method == "causal" else None
-    run = Run(model, passes, make_optimiser(model, config), data, plan, config, ranks, sizes)
+    optimiser = make_optimiser(model, config)
     found = latest(progress)
     if found is not None:
-        trace = restore(found, model, run.optimiser, trace.manifest_hash)
+        trace = restore(found, model, optimiser, trace.manifest_hash)
     model.train()
-    while trace.step < steps:
-        began = time.perf_counter()
-        torch.manual_seed(_seed(config.seed, trace.step, ranks.rank))
-        row, by_source = _one_step(run, trace, learning_rate(config, trace.step, steps))
-        trace.steps.append(row)
-        trace.by_source += by_source
-        trace.step += 1
-        watch(row, by_source, time.perf_counter() - began)
-        if trace.step in averaged:
-            snapshot(progress, trace.step, model, ranks)
-        if trace.step % config.checkpoint_every == 0 and trace.step < steps:
-            save(progress, trace, model, run.optimiser, tokenizer, ranks)
+    with Crew(_members(passes, data, plan, config)) as crew:
+        run = Run(model, crew, _output_cost(model), optimiser, data, plan, config, ranks, sizes)
+        while trace.step < steps:
+            began = time.perf_counter()
+            torch.manual_seed(_seed(config.seed, trace.step, ranks.rank))
+            row, by_source = _one_step(run, trace, learning_rate(config, trace.step, steps))
+            trace.steps.append(row)
+            trace.by_source += by_source
+            trace.step += 1
+            watch(row, by_source, time.perf_counter() - began)
+            if trace.step in averaged:
+                snapshot(progress, trace.step, model, ranks)
+            if trace.step % config.checkpoint_every == 0 and trace.step < steps:
+                save(progress, trace, model, optimiser, tokenizer, ranks)
     if averaged:
         ranks.wait()
         average(progress, averaged, model)
     model.eval()
     return trace
+
+
+def _members(passes: Pass, data: Data, plan: Plan, config: TrainConfig) -> list[Pass]:
+    """The model with the method, for each thread that takes a part of a micro-batch: one where that does not pay,
+    or where the model draws random numbers, which threads would draw in any order."""
+    learned = sum(parameter.numel() for parameter in passes.parameters() if parameter.requires_grad)
+    members = sharing_threads(learned, config) if device().type == "cpu" else 1
+    if members == 1 or _draws(passes, batch_of_units(data, plan, np.zeros(1, np.int64), device())):
+        return [passes]
+    return [passes, *(Pass(twin(passes.model), passes.method) for _ in range(members - 1))]
+
+
+@torch.no_grad()
+def _draws(passes: Pass, batch: Batch) -> bool:
+    before = torch.get_rng_state()
+    passes(batch)
+    return not torch.equal(before, torch.get_rng_state())
+
+
+def _output_cost(model: PreTrainedModel) -> float:
+    """What a token in the loss costs beyond one that is not: of a model with an output matrix, its products."""
+    output = model.get_output_embeddings()
+    if output is None:
+        return 0.0
+    embedded = {id(module.weight) for module in (output, model.get_input_embeddings())}
+    layers = sum(one.numel() for one in model.parameters() if id(one) not in embedded)
+    return output.weight.numel() / max(1, layers)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
@@ -158,12 +193,10 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
     """
     seen = []
     for units, counts in _share(run, trace.step):
-        batch = batch_of_units(run.data, run.plan, units, device())
-        loss, outcome = run.passes(batch)
-        (loss if counts else loss * 0).backward()
-        if counts:
-            loss = outcome.loss._replace(sum=loss.detach())
-            seen.append(Seen(units, batch, replace(outcome, loss=loss)))
+        parts = split(run.plan, units, len(run.crew.members), run.output)
+        found = list(run.crew.each(functools.partial(_both_passes, run, counts), parts))
+        seen += found if counts else []
+    gather_gradients([passes.model for passes in run.crew.members])
     sums = _add_up(run, trace, seen).over(run.ranks)
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     if not run.sharded:  # else the backward pass has added them
@@ -179,6 +212,13 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
     run.optimiser.zero_grad(set_to_none=True)
     tokens = trace.add(sums.account)
     return _rows(run, trace.step + 1, sums, tokens, rate, norm)
+
+
+def _both_passes(run: Run, counts: bool, passes: Pass, units: np.ndarray) -> Seen:
+    batch = batch_of_units(run.data, run.plan, units, device())
+    loss, outcome = passes(batch)
+    (loss if counts else loss * 0).backward()
+    return Seen(units, batch, replace(outcome, loss=outcome.loss._replace(sum=loss.detach())))
 
 
 def _share(run: Run, step: int) -> list[tuple[np.ndarray, bool]]:

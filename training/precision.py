@@ -9,6 +9,8 @@ slower, so the setting is checked by a measurement and refused where it does not
 from __future__ import annotations
 
 import time
+from types import MethodType
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -45,11 +47,16 @@ def in_bfloat16(model: PreTrainedModel) -> PreTrainedModel:
             f"precision bfloat16: {model.device.type} products are {gain:.2f} times as fast as in float32, "
             f"needed are {NEEDED}; set precision float32"
         )
-    backbone = model.base_model
-    backbone.forward = torch.autocast(model.device.type, dtype=torch.bfloat16)(backbone.forward)
+    model.base_model.forward = MethodType(_rounded_forward, model.base_model)
     if model.device.type == "cuda":
         model.products = Products(torch.bfloat16)
     return model
+
+
+def _rounded_forward(backbone: torch.nn.Module, *arguments: Any, **named: Any) -> Any:
+    # Without the cache, which is one for all threads.
+    with torch.autocast(backbone.device.type, dtype=torch.bfloat16, cache_enabled=backbone.device.type != "cpu"):
+        return type(backbone).forward(backbone, *arguments, **named)
 
 
 def _wait(device: torch.device) -> None:

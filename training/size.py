@@ -1,8 +1,9 @@
 """How large a stage is before it runs: parameters and memory, from its settings alone. Free of torch.
 
 The memory is what one process needs for float32: weights, gradients and the two moments of AdamW (16 bytes a
-parameter), the activations of one micro-batch, and the gradient of the output matrix, which the chunked
-cross-entropy holds beside the parameter's own.
+parameter; gradients once more for each further thread of a CPU that shares the micro-batches), the activations of
+one micro-batch, and the gradient of the output matrix, which the chunked cross-entropy holds beside the
+parameter's own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ FLOAT = 4  # bytes
 OF_PARAMETER = 4 * FLOAT  # weight, gradient, two moments
 # Numbers of the hidden size that a layer keeps for its backward pass, a token: counted, see the test.
 KEPT = {"llama": 11, "olmo3": 16}
+SHARED = 1 << 27  # trained parameters up to which threads share micro-batches: 512 MiB of gradients each
 KEPT_BY_FEED_FORWARD = 4  # likewise of the feed-forward block's width
 
 
@@ -69,12 +71,20 @@ def adapted(shape: ModelConfig, config: TrainConfig) -> int:
     return shape.layers * config.lora.rank * sum(sum(sides.get(name, (0, 0))) for name in chosen)
 
 
+def sharing_threads(trained: int, config: TrainConfig) -> int:
+    """How many threads of a CPU share a micro-batch (see `training.parallel`), each with gradients of its own:
+    all, or one where those of so many trained parameters would take too much memory."""
+    alone = trained > SHARED or config.sharding != "none" or config.compile
+    return 1 if alone else config.threads
+
+
 def size(shape: ModelConfig, vocabulary: int, config: TrainConfig) -> Size:
     """Of a stage that trains a model of this shape."""
     total = parameters(shape, vocabulary)
     trained = total if config.lora is None else adapted(shape, config)
     shared_by = config.processes if config.sharding == "full" else 1
     state = (total * FLOAT + trained * (OF_PARAMETER - FLOAT)) // shared_by
+    state += trained * FLOAT * (sharing_threads(trained, config) - 1)
     hidden, output = shape.hidden_size, rows(vocabulary) * shape.hidden_size
     kept = KEPT[shape.architecture] * hidden + KEPT_BY_FEED_FORWARD * width(shape)
     layers = shape.layers * hidden + kept if config.gradient_checkpointing else shape.layers * kept

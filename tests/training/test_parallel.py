@@ -1,0 +1,198 @@
+"""Threads that share a micro-batch: the same step as one thread's, to rounding, and the same bits every time."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from curation.steps import Context
+from training import loop, parallel
+from training.attention import PACKED
+from training.causal_lm import Causal
+from training.data import open_data
+from training.dpo import DPO, Reference, pair_logps
+from training.loop import NonFiniteLossError, fit
+from training.lora import add_adapters
+from training.model import find_specials, fixed_arithmetic, new_causal, trade_memory, without_dropout
+from training.parallel import Crew, split
+from training.plan import make_plan
+from training.station import train
+
+from .conftest import PAD, TINY, VOCABULARY
+from .test_options import LORA, interrupted
+from .test_train import later
+
+
+@pytest.fixture
+def two(tiny):
+    return tiny.model_copy(update={"threads": 2, "max_steps": 3})
+
+
+def trained(data, tokenizer, config, folder: Path, checkpointing: bool = False, model=None):
+    """The trace, and the parameters after it."""
+    data, vocabulary = open_data(data), tokenizer.folder / "tokenizer"
+    with fixed_arithmetic(config.threads, 0):
+        model = model or new_causal(TINY, VOCABULARY, find_specials(vocabulary))
+        if config.lora is not None:
+            add_adapters(model, config.lora)
+        if checkpointing:
+            trade_memory(model)
+        method = Causal(data)
+        if config.method == "dpo":
+            with torch.no_grad():
+                logps = pair_logps(model.eval(), data, np.arange(data.rows), 64, 100)
+            method = DPO(data, Reference(*logps), 0.1)
+        trace = fit(model, method, data, make_plan(data, config), config, folder, vocabulary, lambda *_: None)
+    return trace, [parameter.detach() for parameter in model.parameters()]
+
+
+def alike(one, other) -> bool:
+    (trace, parameters), (other_trace, others) = one, other
+    rows = zip(trace.steps + trace.by_source, other_trace.steps + other_trace.by_source, strict=True)
+    close = all(
+        mine.pop("source", None) == theirs.pop("source", None)
+        and mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+        for mine, theirs in ((dict(mine), dict(theirs)) for mine, theirs in rows)
+    )
+    return close and all(torch.allclose(a, b, atol=3e-4) for a, b in zip(parameters, others, strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": LORA}, {"checkpointing": True}, {"method": "dpo"}])
+def test_parts_are_the_whole(tmp_path, texts, chats, pairs, tokenizer, two, changes, monkeypatch):
+    data = pairs if "method" in changes else chats if changes else texts
+    saving = changes.get("checkpointing", False)
+    settings = {**two.model_dump(), **{k: v for k, v in changes.items() if k != "checkpointing"}}
+    config = type(two)(**settings)
+    whole = trained(data, tokenizer, config.model_copy(update={"threads": 1}), tmp_path, saving)
+    seen = set()
+    honest = loop._both_passes
+    monkeypatch.setattr(loop, "_both_passes", lambda *a: seen.add(threading.current_thread().name) or honest(*a))
+    parts = trained(data, tokenizer, config, tmp_path, saving)
+    assert len({name for name in seen if name.startswith("crew")}) == 2
+    assert alike(whole, parts)
+    again = trained(data, tokenizer, config, tmp_path, saving)
+    assert again[0].steps == parts[0].steps
+    assert all(torch.equal(a, b) for a, b in zip(parts[1], again[1], strict=True))
+    assert torch.get_num_threads() == 1
+
+
+def test_a_gradient_counted_twice_or_over_its_own_tokens_shows(tmp_path, texts, tokenizer, two, monkeypatch):
+    """The planted bugs."""
+    whole = trained(texts, tokenizer, two.model_copy(update={"threads": 1}), tmp_path)
+    honest = parallel.gather_gradients
+
+    def twice(models):
+        for parameter in models[1].parameters():
+            parameter.grad *= 2
+        honest(models)
+
+    def lost(models):
+        for parameter in models[1].parameters():
+            parameter.grad = None
+
+    for wrong in (twice, lost):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "gather_gradients", wrong)
+            assert not alike(whole, trained(texts, tokenizer, two, tmp_path))
+    outcome = Causal.outcome
+
+    def over_its_own(self, model, batch):
+        found = outcome(self, model, batch)
+        return replace(found, loss=found.loss._replace(sum=found.loss.sum / found.loss.count))
+
+    monkeypatch.setattr(Causal, "outcome", over_its_own)
+    assert not alike(whole, trained(texts, tokenizer, two, tmp_path))
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, context, texts, tokenizer, two, monkeypatch):
+    settings = two.model_copy(update={"max_steps": 5, "checkpoint_every": 3})
+    whole = train(context, "p", texts, tokenizer, None, settings)
+    other = interrupted(monkeypatch, tmp_path / "other", "p", texts, tokenizer, None, settings)
+    assert train(other, "p", texts, tokenizer, None, settings).content == whole.content
+
+
+def test_pairs_of_a_reward_model_in_parts(tmp_path, context, texts, pairs, tokenizer, tiny):
+    parent = train(context, "p", texts, tokenizer, None, tiny.model_copy(update={"max_steps": 1}))
+    contents = [
+        train(
+            Context(tmp_path / str(number)), "r", pairs, tokenizer, parent,
+            later(tiny, method="reward", max_steps=3, threads=threads),
+        )
+        for number, threads in enumerate((1, 2, 2))
+    ]  # fmt: skip
+    assert contents[1].content == contents[2].content
+    one, two = (_losses(output) for output in contents[:2])
+    assert np.allclose(one, two, rtol=1e-4)
+
+
+def _losses(output) -> np.ndarray:
+    from .test_train import columns
+
+    return columns(output, "losses")["loss"]
+
+
+def test_a_part_that_is_no_number_names_its_documents(tmp_path, texts, tokenizer, two, monkeypatch):
+    honest, wrong = Causal.outcome, []
+
+    def spoiled(self, model, batch):
+        outcome = honest(self, model, batch)
+        if threading.current_thread().name.startswith("crew") and 0 in batch.rows:
+            wrong.append({self.data.ids[int(row)].as_py() for row in batch.rows})
+            outcome = replace(outcome, loss=outcome.loss._replace(sum=outcome.loss.sum * float("nan")))
+        return outcome
+
+    monkeypatch.setattr(Causal, "outcome", spoiled)
+    with pytest.raises(NonFiniteLossError, match="the loss is nan in documents") as error:
+        trained(texts, tokenizer, two.model_copy(update={"max_steps": None}), tmp_path)
+    named = re.findall("[0-9a-f]{32}", str(error.value))
+    assert named
+    assert set(named) <= wrong[0]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_model_that_draws_is_not_shared(tmp_path, texts, tokenizer, two, monkeypatch, dropout):
+    config = GPT2Config(vocab_size=384, n_embd=32, n_layer=1, n_head=2, n_positions=64, pad_token_id=PAD)
+    config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
+    members, honest = [], Crew.__init__
+    monkeypatch.setattr(Crew, "__init__", lambda self, given: members.append(len(given)) or honest(self, given))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    trained(texts, tokenizer, two.model_copy(update={"max_steps": 1}), tmp_path, model=model)
+    assert members == [1 if dropout else 2]
+    assert without_dropout(model) is model
+
+
+def test_parts_hold_every_unit_once_and_are_even(texts, two):
+    plan = make_plan(open_data(texts), two)
+    for units in plan.micro_batches(0, 512):
+        parts = split(plan, units, 2, 1.0)
+        assert sorted(np.concatenate(parts)) == sorted(units)
+        costs = [int((plan.tokens + plan.in_loss)[part].sum()) for part in parts]
+        assert len(parts) == 1 or sum(costs) >= parallel.EVEN * 2 * max(costs)
+    assert len(split(plan, units[:1], 2, 1.0)) == 1  # there is nothing to share
+
+
+def test_an_error_of_a_member_is_raised_once_all_have_ended():
+    ended = []
+
+    def work(member: int, item: int) -> int:
+        if item == 0:
+            raise KeyError("of the first")
+        ended.append(item)
+        return item
+
+    before = torch.get_num_threads()
+    with Crew([0, 1]) as crew:
+        assert list(crew.each(lambda member, item: (member, item, torch.get_num_threads()), [5, 6, 7])) == [
+            (0, 5, 1), (1, 6, 1), (0, 7, 1),
+        ]  # fmt: skip
+        with pytest.raises(KeyError, match="of the first"):
+            list(crew.each(work, [0, 1]))
+        assert ended in ([], [1])
+    assert torch.get_num_threads() == before

@@ -1,0 +1,104 @@
+"""The cores of a CPU share a micro-batch by its documents.
+
+Left to itself torch splits every operation over its threads, and they wait for each other after each. So a
+micro-batch is split into as many *parts* as there are threads (a setting), whole documents or pairs each; every
+part goes through both passes on a thread and core of its own. Parts are made of the data and the settings alone,
+and their gradients are added in the order of the parts: the bits of a step depend on nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from training.plan import Plan
+
+EVEN = 0.8  # what a part may be of the largest one, on average: below, threads would wait too long for it
+
+Member = TypeVar("Member")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+class Crew(Generic[Member]):
+    """Members, such as models, each with a thread of its own that computes on one core. A context manager."""
+
+    def __init__(self, members: Sequence[Member]):
+        self.members = members
+        self._threads = [ThreadPoolExecutor(1, f"crew-{place}", _on_one_core) for place in range(len(members))]
+
+    def __enter__(self) -> Crew[Member]:
+        return self
+
+    def __exit__(self, *_) -> None:
+        for thread in self._threads:
+            thread.shutdown()
+
+    def each(self, work: Callable[[Member, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """work(member, item) for each item, in their order; item i is the work of member i modulo their number.
+
+        A single item, or one member alone, is worked on here, with all of torch's threads.
+        """
+        if len(items) == 1 or len(self.members) == 1:
+            yield from (work(self.members[0], item) for item in items)
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # MKL has one number for all threads
+        places = [place % len(self.members) for place in range(len(items))]
+        work_of = zip(places, items, strict=True)
+        futures = [self._threads[place].submit(work, self.members[place], item) for place, item in work_of]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            torch.set_num_threads(before)
+
+
+def _on_one_core() -> None:
+    torch.get_num_threads()  # the first question of a thread sets its number to everyone's
+    torch.set_num_threads(1)
+
+
+def twin(model: Module) -> Module:
+    """The model again, of modules of its own, with the same memory for its weights and another for gradients."""
+    memo: dict[int, torch.Tensor] = {id(one): one for one in model.buffers()}
+    for one in model.parameters():
+        memo[id(one)] = torch.nn.Parameter(one.detach(), one.requires_grad)
+    return copy.deepcopy(model, memo)
+
+
+def gather_gradients(models: Sequence[torch.nn.Module]) -> None:
+    """Add the gradients of all other models to the first one's, in their order, and leave those without."""
+    for first, *others in zip(*(model.parameters() for model in models), strict=True):
+        for other in others:
+            if first.grad is None:
+                first.grad = other.grad
+            elif other.grad is not None:
+                first.grad += other.grad
+            other.grad = None
+
+
+def split(plan: Plan, units: np.ndarray, parts: int, output: float) -> list[np.ndarray]:
+    """The units of a micro-batch in parts of about the same work, or in one where that cannot be.
+
+    The largest unit first, each goes to the part with the least so far. A token in the loss costs `output` times
+    what a token costs otherwise; the prompt of a pair is computed once.
+    """
+    costs = (plan.tokens - np.where(plan.other_length > 0, plan.prompt, 0) + output * plan.in_loss)[units]
+    loads, members = [0.0] * parts, [[] for _ in range(parts)]
+    for place in np.argsort(-costs, kind="stable").tolist():
+        least = loads.index(min(loads))
+        loads[least] += float(costs[place])
+        members[least].append(place)
+    if sum(loads) < EVEN * parts * max(loads):
+        return [units]
+    return [units[np.sort(places)] for places in members]
