@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +22,10 @@ from curation.dedup.bands import (
 )
 from curation.dedup.documents import SCRATCH, Shard, living_rows, write_array
 from curation.dedup.scheme import Scheme
-from curation.dedup.settings import Dedup
 from curation.steps import Build, StepOutput
 
 PARTITION = 1 << 21  # band entries that a worker sorts at once
 SIGNATURES_AT_ONCE = 1 << 16
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The band entries of consecutive documents: a file sorted by key whose document 0 is at position `first`."""
-
-    path: Path
-    first: int
-    documents: int
 
 
 @dataclass(frozen=True)
@@ -56,71 +48,63 @@ class Proposal:
 class Shared:
     """The entries of keys that several documents have.
 
-    `files`: SHARED, one a partition. `entries`: of all documents, alone or not. `places`: the positions of the
-    documents in the files, rising; `firsts`: the positions at which the files of all entries begin, and their end.
+    `files`: SHARED, one a partition, sorted by document. `entries`: of all documents, alone or not. `firsts`: the
+    positions at which the documents of each file of all entries begin, and their end.
     """
 
     files: list[Path]
     entries: int
-    places: np.ndarray
     firsts: list[int]
 
-    def by_file(self) -> list[np.ndarray]:
-        """Of each file of all entries the numbers of those of its documents that are in `places`, rising."""
-        bounds = np.searchsorted(self.places, self.firsts).tolist()
-        return [
-            self.places[start:end] - first
-            for first, start, end in zip(self.firsts, bounds, bounds[1:], strict=False)
-        ]
+    def of_file(self, at: int) -> np.ndarray:
+        """Of a file of all entries those of its documents that share a key, rising."""
+        found = [np.zeros(0, np.uint64)]
+        for path in self.files:
+            documents = np.load(path, mmap_mode="r")["document"]
+            start = bisect_left(documents, self.firsts[at])
+            found.append(np.unique(documents[start : bisect_left(documents, self.firsts[at + 1], start)]))
+        return np.unique(np.concatenate(found)) - np.uint64(self.firsts[at])
 
 
 def write_bands(
     build: Build, shards: Sequence[Shard], rows: list[np.ndarray] | None, ledgers: list[StepOutput], scheme: Scheme
-) -> list[Bands]:
-    """Phase 1: the band entries of each shard, read from its measured signatures: of some rows of each, or of all
-    that no ledger has dropped."""
+) -> tuple[list[Path], list[int]]:
+    """Phase 1: the band entries of each shard, read from its measured signatures, and how many documents each file
+    has room for. Of all rows that no ledger has dropped, by row; or of some rows of each, by place among those."""
     units = {
         f"bands {shard.key}": (shard, rows[at] if rows is not None else None, ledgers, scheme)
         for at, shard in enumerate(shards)
     }
     results = build.map(_write_bands, units, "threads").values()
     build.counts["without_signature"] = sum(result["without"] for result in results)
-    paths = [bands_file(build.folder, shard) for shard in shards]
-    return consecutive(paths, [result["documents"] for result in results])
+    return [bands_file(build.folder, shard) for shard in shards], [result["documents"] for result in results]
 
 
-def consecutive(paths: list[Path], documents: list[int]) -> list[Bands]:
-    """Files of entries whose documents' positions follow one another."""
-    ends = np.cumsum([0, *documents]).tolist()
-    return [Bands(*one) for one in zip(paths, ends, documents, strict=False)]
+def share(build: Build, files: list[Path], documents: list[int]) -> Shared:
+    """Phase 2: of each partition of the key space the entries that are not alone with their key.
 
-
-def share(build: Build, bands: list[Bands]) -> Shared:
-    """Phase 2: of each partition of the key space the entries that are not alone with their key."""
-    entries = sum(len(np.load(one.path, mmap_mode="r")) for one in bands)
+    `files` of entries sorted by key, of so many `documents` each; their positions follow one another.
+    """
+    entries = sum(len(np.load(path, mmap_mode="r")) for path in files)
     partitions = max(1, 1 << (entries // PARTITION).bit_length())
-    files, firsts = [one.path for one in bands], [one.first for one in bands]
-    units = {f"share {at} of {partitions}": (files, firsts, at, partitions) for at in range(partitions)}
+    firsts = np.cumsum([0, *documents]).tolist()
+    units = {f"share {at} of {partitions}": (files, firsts[:-1], at, partitions) for at in range(partitions)}
     build.map(_write_shared, units, "threads")
-    shared = [shared_file(build.folder, at) for at in range(partitions)]
-    end = bands[-1].first + bands[-1].documents if bands else 0
-    several = np.zeros(end, np.bool_)  # a byte a document: all that this machine holds of those that are alone
-    for path in shared:
-        several[np.load(path)["document"]] = True
-    return Shared(shared, entries, np.flatnonzero(several), [*firsts, end])
+    return Shared([shared_file(build.folder, at) for at in range(partitions)], entries, firsts)
 
 
 def candidate_pairs(
-    build: Build, shared: Shared, number: np.ndarray, fresh: np.ndarray, settled: np.ndarray, config: Dedup
+    build: Build, shared: Shared, numbers: Sequence[Path], known: Path | None, max_bucket: int
 ) -> Proposal:
-    """Phase 4: the pairs that share a bucket and have not been compared.
+    """Phase 6: the pairs that share a bucket and have not been compared.
 
-    `number` is that of each of `shared.places`; `fresh` and `settled` are of each number: whether the document is
-    new, and whether it has been compared with every settled one that it shares a bucket with. A bucket of more
-    than `max_bucket` + 1 documents is large: of it, only new and settled ones take part.
+    `numbers`: of each file of all entries the places and numbers of its candidates (`ranking.Numbered`). `known`
+    has of each number whether the document is new, and whether it has been compared with every one of these that
+    it shares a bucket with, bool (2, n); without it all are new. A bucket of more than `max_bucket` + 1 documents
+    is large: of it, only new and settled ones take part.
     """
     units = {
-        f"buckets {at}": (path, shared.places, number, at, fresh, settled, config.max_bucket)
+        f"buckets {at}": (path, shared.firsts, numbers, at, known, max_bucket)
         for at, path in enumerate(shared.files)
     }
     results = build.map(_write_pairs, units, "threads")
@@ -128,16 +112,13 @@ def candidate_pairs(
     return _proposal(build, results, shared.entries, large)
 
 
-def kept_pairs(
-    build: Build, before: Proposal, round_: int, kept: np.ndarray, settled: np.ndarray, window: int
-) -> Proposal:
+def kept_pairs(build: Build, before: Proposal, round_: int, known: Path, window: int) -> Proposal:
     """The pairs of *kept* documents of large buckets that have not been compared, each with the first `window`.
 
-    `kept` and `settled` are of each number.
+    `known` has of each number whether it is kept, and whether it is settled, bool (2, n).
     """
     units = {
-        f"round {round_} buckets {at}": (path, round_, at, kept, settled, window)
-        for at, path in enumerate(before.large)
+        f"round {round_} buckets {at}": (path, round_, at, known, window) for at, path in enumerate(before.large)
     }
     results = build.map(_write_kept_pairs, units, "threads")
     return _proposal(build, results, before.entries, before.large)
@@ -175,6 +156,7 @@ def _write_bands(
     folder: Path, key: str, shard: Shard, some: np.ndarray | None, ledgers: list[StepOutput], scheme: Scheme
 ) -> dict[str, int]:
     wanted = living_rows(shard, ledgers) if some is None else some
+    named = wanted if some is None else np.arange(len(some))
     keys, documents, first = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)], 0
     with pq.ParquetFile(shard.measured) as file:
         for batch in file.iter_batches(SIGNATURES_AT_ONCE, columns=["minhash"], use_threads=False):
@@ -182,11 +164,12 @@ def _write_bands(
             rows = wanted[own] - first
             signed = batch.column(0).is_valid().to_numpy(zero_copy_only=False)[rows]
             keys.append(band_keys(_signatures(batch.column(0), scheme)[rows[signed]], scheme).ravel())
-            documents.append(np.repeat(np.arange(own.start, own.stop, dtype=np.uint32)[signed], scheme.bands))
+            documents.append(np.repeat(named[own][signed].astype(np.uint32), scheme.bands))
             first += len(batch)
-    entries = sorted_entries(np.concatenate(keys), np.concatenate(documents))
+    file_rows, entries = first, sorted_entries(np.concatenate(keys), np.concatenate(documents))
     write_array(bands_file(folder, shard), entries)
-    return {"documents": len(wanted), "without": len(wanted) - len(entries) // scheme.bands}
+    room = file_rows if some is None else len(some)
+    return {"documents": room, "without": len(wanted) - len(entries) // scheme.bands}
 
 
 def _signatures(column: pa.FixedSizeListArray | pa.FixedSizeBinaryArray, scheme: Scheme) -> np.ndarray:
@@ -202,7 +185,7 @@ def _write_shared(
     folder: Path, key: str, files: list[Path], firsts: list[int], at: int, partitions: int
 ) -> dict[str, int]:
     shared = read_shared(files, firsts, at, partitions)
-    write_array(shared_file(folder, at), shared)
+    write_array(shared_file(folder, at), shared[np.argsort(shared["document"])])
     return {"shared": len(shared)}
 
 
@@ -210,26 +193,35 @@ def _write_pairs(
     folder: Path,
     key: str,
     path: Path,
-    places: np.ndarray,
-    number: np.ndarray,
+    firsts: list[int],
+    numbers: Sequence[Path],
     at: int,
-    fresh: np.ndarray,
-    settled: np.ndarray,
+    known: Path | None,
     max_bucket: int,
 ) -> dict[str, int]:
     shared = np.load(path)
-    entries = sorted_entries(shared["key"].copy(), number[np.searchsorted(places, shared["document"])])
+    documents = np.empty(len(shared), np.uint32)
+    bounds = np.searchsorted(shared["document"], np.array(firsts, np.uint64)).tolist()
+    for file, first, (start, stop) in zip(numbers, firsts, pairwise(bounds), strict=False):
+        if start < stop:
+            places, _, own = np.load(file, mmap_mode="r")
+            wanted = (shared["document"][start:stop] - np.uint64(first)).astype(np.uint32)
+            documents[start:stop] = own[np.searchsorted(places, wanted)]
+    entries = sorted_entries(shared["key"].copy(), documents)
     large = bucket_sizes(entries["key"]) > max_bucket + 1
     write_array(large_file(folder, at), entries[large])
+    if known is None:
+        return _write(folder, 0, at, entries, np.zeros(len(entries), bool), max_bucket, int(large.sum()))
+    fresh, settled = np.load(known, mmap_mode="r")
     new = fresh[entries["document"]]
     taking_part = ~large | new | settled[entries["document"]]
     return _write(folder, 0, at, entries[taking_part], ~new[taking_part], max_bucket, int(large.sum()))
 
 
 def _write_kept_pairs(
-    folder: Path, key: str, path: Path, round_: int, at: int, kept: np.ndarray, settled: np.ndarray, window: int
+    folder: Path, key: str, path: Path, round_: int, at: int, known: Path, window: int
 ) -> dict[str, int]:
-    every = np.load(path)
+    every, (kept, settled) = np.load(path), np.load(known, mmap_mode="r")
     entries = every[kept[every["document"]]]
     return _write(folder, round_, at, entries, settled[entries["document"]], window, len(every))
 

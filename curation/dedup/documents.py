@@ -1,8 +1,11 @@
-"""The documents that a stage of deduplication looks at, as a few integer columns, and what it decides on them."""
+"""The documents that a stage of deduplication looks at, as a few integer columns, and what it decides on them.
+
+Exact and fuzzy deduplication have theirs on disk (`curation.dedup.candidates`); in memory are those that lose
+lines or substrings, and, with an index, all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +17,7 @@ import pyarrow.parquet as pq
 from curation.dedup.fields import exact_keys, metadata, scores, texts_of
 from curation.dedup.keep import parse_times
 from curation.dedup.reference import referenced_texts
-from curation.dedup.settings import Exact, Keep
+from curation.dedup.settings import Exact, Keep, Wish
 from curation.files import atomic, read_parquet, remove, write_parquet
 from curation.keys import join_ids, split_ids
 from curation.ledger import alive, write_ledger
@@ -64,8 +67,7 @@ class Shard:
 
 
 class Documents:
-    """Documents still alive, sorted by source, shard, row: all, or those that a stage has to compare. About 60
-    bytes each.
+    """Documents still alive in memory, sorted by source, shard, row. About 60 bytes each.
 
     `columns` are those of COLUMNS, each of shape (n,).
     """
@@ -133,18 +135,11 @@ def gather(
     ledgers: Iterable[StepOutput],
     keep: Keep,
     exact: Exact | None = None,
-    only: Sequence[np.ndarray] | None = None,
 ) -> Documents:
-    """The documents that no ledger has dropped, with what the policy `keep` looks at and what `exact` compares.
-
-    `only`: of each shard the places (rising) of some among its living documents; the others are left out.
-    """
+    """The documents that no ledger has dropped, with what the policy `keep` looks at and what `exact` compares."""
     build.scratch(SCRATCH)
     ledgers = list(ledgers)
-    units = {
-        f"gather {shard.key}": (shard, ledgers, keep.score, exact, None if only is None else only[at])
-        for at, shard in enumerate(shards)
-    }
+    units = {f"gather {shard.key}": (shard, ledgers, keep.score, exact) for shard in shards}
     build.map(_gather, units, "threads")
     names = sorted(sources)
     parts = {name: [np.zeros(0, dtype)] for name, dtype in COLUMNS.items()}
@@ -167,34 +162,41 @@ def gathered(folder: Path, shard: Shard) -> Path:
 
 
 def _gather(
-    folder: Path,
-    key: str,
-    shard: Shard,
-    ledgers: list[StepOutput],
-    score: str | None,
-    exact: Exact | None,
-    only: np.ndarray | None,
+    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], score: str | None, exact: Exact | None
 ) -> dict[str, int]:
     rows = living_rows(shard, ledgers)
-    rows = rows if only is None else rows[only]
-    table = read_parquet(shard.measured, ["id", "bytes"])
-    pool = read_parquet(shard.pool, ["id", "created"])
-    require_same_ids(pool["id"], table["id"], str(shard.measured))
-    some = pa.array(rows)
-    high, low = split_ids(table["id"].take(some))
-    columns = {
-        "row": rows.astype(np.uint32),
-        "bytes": table["bytes"].to_numpy().astype(np.uint64)[rows],
-        "created": parse_times(pool["created"].take(some)),
-        "high": high,
-        "low": low,
-    }
-    if score:
-        columns["score"] = scores(shard.pool, shard.measured, score, rows)
+    columns = {"row": rows.astype(np.uint32), **policy_columns(shard, rows, ("longest", "newest"), score)}
     if exact:
         columns["value_high"], columns["value_low"] = exact_values(shard, rows, exact)
     write_parquet(gathered(folder, shard), pa.table(columns))
     return {"documents": len(rows)}
+
+
+def policy_columns(
+    shard: Shard, rows: np.ndarray, then: Iterable[Wish], score: str | None, origin: bool = False
+) -> dict[str, np.ndarray | pa.ChunkedArray]:
+    """What the keep policy looks at of some rows of a shard: those of COLUMNS that its wishes `then` need, the
+    halves of the id, `score`; with `origin` that, too, strings. Raises ValueError where pool and measurements do
+    not match."""
+    some, then = pa.array(rows), set(then)
+    wanted = ["created"] * bool(then & {"newest", "oldest"}) + ["origin"] * origin
+    table = read_parquet(shard.measured, ["id"] + ["bytes"] * ("longest" in then))
+    if shard.pool == shard.measured:
+        pool = read_parquet(shard.pool, wanted) if wanted else table
+    else:
+        pool = read_parquet(shard.pool, ["id", *wanted])
+        require_same_ids(pool["id"], table["id"], str(shard.measured))
+    high, low = split_ids(table["id"].take(some))
+    columns = {"high": high, "low": low}
+    if "longest" in then:
+        columns["bytes"] = table["bytes"].to_numpy().astype(np.uint64)[rows]
+    if "created" in wanted:
+        columns["created"] = parse_times(pool["created"].take(some))
+    if score:
+        columns["score"] = scores(shard.pool, shard.measured, score, rows)
+    if origin:
+        columns["origin"] = pool["origin"].take(some)
+    return columns
 
 
 def exact_values(shard: Shard, rows: np.ndarray, exact: Exact) -> tuple[np.ndarray, np.ndarray]:
@@ -233,17 +235,28 @@ class Decisions:
 def write_decisions(
     build: Build, documents: Documents, ledgers: Iterable[StepOutput], decisions: Decisions, alarm_share: float
 ) -> None:
-    """Write the ledger, a file a shard with a row for each document that `ledgers` have left. What is not among
-    `documents` is kept. Sets documents_in, documents_out and by_source, and raises the alarm for each source that
-    loses too much."""
+    """Write the ledger of what was decided in memory: see `write_ledgers`. What is not among `documents` is
+    kept."""
+    dropped = {shard: _dropped(documents, decisions, shard) for shard in documents.shards}
+    write_ledgers(build, documents.names, dropped, ledgers, decisions.stage, alarm_share)
+
+
+def write_ledgers(
+    build: Build,
+    sources: Iterable[str],
+    dropped: Mapping[Shard, Dropped | Callable[[], Dropped]],
+    ledgers: Iterable[StepOutput],
+    stage: str,
+    alarm_share: float,
+) -> None:
+    """Write the ledger, a file a shard with a row for each document that `ledgers` have left. `dropped`: of each
+    shard, in order, what is dropped, or a call that finds out where the ledger is written. Sets documents_in,
+    documents_out and by_source, and raises the alarm for each source that loses too much."""
     ledgers = list(ledgers)
-    units = {
-        f"ledger {shard.key}": (shard, ledgers, _dropped(documents, decisions, shard), decisions.stage)
-        for shard in documents.shards
-    }
+    units = {f"ledger {shard.key}": (shard, ledgers, own, stage) for shard, own in dropped.items()}
     results = build.map(_write_ledger, units, "threads")
-    by_source = {name: {"documents_in": 0, "documents_out": 0} for name in documents.names}
-    for shard, result in zip(documents.shards, results.values(), strict=True):
+    by_source = {name: {"documents_in": 0, "documents_out": 0} for name in sources}
+    for shard, result in zip(dropped, results.values(), strict=True):
         for name in ("documents_in", "documents_out"):
             by_source[shard.source][name] += result[name]
     for name in ("documents_in", "documents_out"):
@@ -254,7 +267,7 @@ def write_decisions(
         if lost > alarm_share * own["documents_in"]:
             build.alarm(
                 f"source '{name}' loses {lost} of {own['documents_in']} ({lost / own['documents_in']:.1%}) to "
-                f"{decisions.stage} deduplication, more than alarm_share = {alarm_share:.1%}; look at its "
+                f"{stage} deduplication, more than alarm_share = {alarm_share:.1%}; look at its "
                 "duplicates in the ledger"
             )
 
@@ -282,8 +295,14 @@ def _dropped(documents: Documents, decisions: Decisions, shard: Shard) -> Droppe
 
 
 def _write_ledger(
-    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], dropped: Dropped, stage: str
+    folder: Path,
+    key: str,
+    shard: Shard,
+    ledgers: list[StepOutput],
+    dropped: Dropped | Callable[[], Dropped],
+    stage: str,
 ) -> dict[str, int]:
+    dropped = dropped if isinstance(dropped, Dropped) else dropped()
     rows = living_rows(shard, ledgers)
     gone = np.searchsorted(rows, dropped.row)
     keep = np.ones(len(rows), bool)

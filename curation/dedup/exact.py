@@ -1,33 +1,39 @@
 """Exact deduplication: of the documents of one content hash, across all sources, one is kept.
 
-Hashes are joined in partitions on disk; what the keep policy looks at is gathered of documents that are not alone.
+1. keys     the hashes of each shard's living documents, sorted, on disk
+2. share    a partition of the hashes: those that several documents have
+3. gather   the documents of each shard that share one, with what the keep policy looks at
+4. decide   a range of the hashes: of each the document that is kept
+5. ledger   of each shard
+
+No machine sees more than a shard or a partition.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from curation.dedup.bands import sorted_entries
-from curation.dedup.candidates import Bands, consecutive, share
+from curation.dedup.candidates import share
 from curation.dedup.documents import (
     SCRATCH,
-    Decisions,
-    Documents,
+    Dropped,
     Shard,
     discard,
     exact_values,
-    gather,
     list_shards,
     living_rows,
     write_array,
-    write_decisions,
+    write_ledgers,
 )
-from curation.dedup.keep import preference
-from curation.dedup.plan import require_memory
-from curation.dedup.settings import Dedup, Exact, Keep
+from curation.dedup.ranking import RANKED, WHO, Slices, gather_candidates
+from curation.dedup.settings import Dedup, Exact
 from curation.steps import Build, Context, StepOutput, step
 
 VERSION = 3
@@ -45,8 +51,8 @@ def dedup_exact(
     What is compared are hashes of 128 bits. Looks at the documents that `rules` kept. Writes
     `ledger/<source>/<shard>.parquet`, stage "exact", rule "duplicate" (of texts made alike "same_text", of a
     field "same_<field>"), value 1.0 (the Jaccard similarity), twin = the id of the kept document, which is the
-    document's own id where a source holds a record twice. Memory: see `plan`, and the origins of those that are
-    equal in all else. Raises ValueError where pools and measurements do not match.
+    document's own id where a source holds a record twice. Raises ValueError where pools and measurements do not
+    match.
     """
     outputs = [*pools.values(), *measured.values(), *rules.values()]
     literals = config.model_dump(mode="json", include={"exact", "keep", "alarm_share"})
@@ -55,26 +61,30 @@ def dedup_exact(
         shards = list_shards(pools, measured)
         build.scratch(SCRATCH)
         ledgers = list(rules.values())
-        shared = share(build, write_keys(build, shards, ledgers, config.exact))
-        only = shared.by_file()
-        documents = gather(build, pools, shards, ledgers, config.keep, config.exact, only)
-        require_memory(config, len(documents), "exact")
-        twin = exact_twins(documents, config.keep)
-        similarity = np.where(twin < 0, np.nan, 1.0)
+        shared = share(build, *write_keys(build, shards, ledgers, config.exact))
+        sizes = gather_candidates(build, shards, shared, config.keep, config.exact)
+        ranges = max(1, -(-sum(sizes) // RANKED))
+        cuts = [None, *((at << 64) // ranges for at in range(1, ranges)), None]
+        bounds = pairwise(None if cut is None else (cut,) for cut in cuts)
+        units = {f"decide {at} of {ranges}": (shards, *bound, at) for at, bound in enumerate(bounds)}
+        build.map(_decide, units, "threads")
         rule = "duplicate" if config.exact.measured else "same_" + config.exact.by
-        decisions = Decisions("exact", rule, 1.0, twin, similarity)
-        write_decisions(build, documents, ledgers, decisions, config.alarm_share)
+        dropped = {shard: partial(_dropped, shard, build.folder, ranges, rule) for shard in shards}
+        write_ledgers(build, sorted(pools), dropped, ledgers, "exact", config.alarm_share)
         discard(build)
 
     return step(ctx, "dedup-exact", VERSION, literals, {output.name: output.content for output in outputs}, work)
 
 
-def write_keys(build: Build, shards: list[Shard], ledgers: list[StepOutput], exact: Exact) -> list[Bands]:
-    """Of each shard the lower halves of what is compared, sorted: equal documents have equal ones."""
+def write_keys(
+    build: Build, shards: list[Shard], ledgers: list[StepOutput], exact: Exact
+) -> tuple[list[Path], list[int]]:
+    """Of each shard the lower halves of what is compared, sorted: equal documents have equal ones. Returns the
+    files and how many documents each has room for."""
     paths = [keys_file(build.folder, shard) for shard in shards]
     units = {f"keys {shard.key}": (shard, ledgers, exact, path) for shard, path in zip(shards, paths, strict=True)}
     results = build.map(_write_keys, units, "threads").values()
-    return consecutive(paths, [result["documents"] for result in results])
+    return paths, [result["documents"] for result in results]
 
 
 def keys_file(folder: Path, shard: Shard) -> Path:
@@ -86,28 +96,40 @@ def _write_keys(
 ) -> dict[str, int]:
     rows = living_rows(shard, ledgers)
     _, low = exact_values(shard, rows, exact)
-    write_array(path, sorted_entries(low, np.arange(len(rows), dtype=np.uint32)))
-    return {"documents": len(rows)}
+    write_array(path, sorted_entries(low, rows.astype(np.uint32)))
+    return {"documents": int(rows[-1]) + 1 if len(rows) else 0}
 
 
-def exact_twins(documents: Documents, keep: Keep) -> np.ndarray:
-    """For each document the position of the kept one of its value, -1 if that is itself. int64 (n,)."""
-    high, low = documents.columns["value_high"], documents.columns["value_low"]
-    order = np.lexsort((low, high))
-    first = np.ones(len(order), bool)
-    first[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])
-    group_of_sorted = np.cumsum(first) - 1
-    several = np.bincount(group_of_sorted)[group_of_sorted] > 1
-    members, group = order[several], group_of_sorted[several]
+def _decide(
+    folder: Path, key: str, shards: list[Shard], low: tuple | None, high: tuple | None, at: int
+) -> dict[str, int]:
+    """Of a range of values the documents that are dropped: WHO, with the halves of the id of the one that is
+    kept."""
+    slices = Slices(folder, shards, low, high)
+    order = slices.ordered()
+    values = [column[order] for column in slices.keys[:2]]
+    leads = np.ones(len(order), bool)
+    leads[1:] = np.any([column[1:] != column[:-1] for column in values], axis=0) if len(order) else False
+    leader = order[leads][np.cumsum(leads) - 1]
+    gone, leader = order[~leads], leader[~leads]
+    found = np.empty(len(gone), WHO)
+    found["shard"], found["row"] = slices.shard[gone], slices.rows[gone]
+    for name, halves in zip(("high", "low"), slices.keys[-2:], strict=False):  # without shards there are no keys
+        found[name] = halves[leader]
+    write_array(twins_file(folder, at), found[np.lexsort((found["row"], found["shard"]))])
+    return {"dropped": len(gone)}
 
-    columns = {
-        name: column[members] for name, column in documents.columns.items() if not name.startswith("value_")
-    }
-    best_first = preference(keep, documents.names, columns, lambda some: documents.origins(members[some]))
-    best_first = best_first[np.argsort(group[best_first], kind="stable")]
-    leads = np.ones(len(best_first), bool)
-    leads[1:] = group[best_first[1:]] != group[best_first[:-1]]
-    leader = members[best_first][leads][np.cumsum(leads) - 1] if len(best_first) else members
-    twin = np.full(len(documents), -1, np.int64)
-    twin[members[best_first]] = np.where(leads, -1, leader)
-    return twin
+
+def twins_file(folder: Path, at: int) -> Path:
+    return folder / SCRATCH / "twins" / f"{at:06d}.npy"
+
+
+def _dropped(shard: Shard, folder: Path, ranges: int, rule: str) -> Dropped:
+    parts = [np.zeros(0, WHO)]
+    for at in range(ranges):
+        twins = np.load(twins_file(folder, at), mmap_mode="r")
+        start = bisect_left(twins["shard"], shard.place)
+        parts.append(twins[start : bisect_left(twins["shard"], shard.place + 1, start)])
+    own = np.concatenate(parts)
+    own = own[np.argsort(own["row"])]
+    return Dropped(own["row"], own["high"], own["low"], np.ones(len(own)), rule, 1.0)

@@ -4,48 +4,61 @@ The phases, each a set of units that a killed run does not do again:
 
 1. bands    the band keys of each shard's living documents, sorted, on disk
 2. share    a partition of the key space: the keys that several documents have. These are the candidates
-3. gather   the candidates of each shard, as integers; they are numbered in the order in which the keep policy
-            prefers them, so that of any two the lower number is the one to keep
-4. buckets  a partition of the key space: the pairs of candidates that share a bucket
-5. sets     of each shard the shingle sets of the documents that are in a pair (the only time text is read)
-6. verify   a range of documents: the true Jaccard similarity of each of its pairs; phases 4 to 6 are repeated for
+3. gather   the candidates of each shard, with what the keep policy looks at
+4. rank     a range of the policy's order: candidates are numbered in the order in which they are preferred, so
+that
+            of any two the lower number is the one to keep
+5. number   the numbers of each shard's candidates
+6. buckets  a partition of the key space: the pairs of candidates that share a bucket
+7. sets     of each shard the shingle sets of the documents that are in a pair (the only time text is read)
+8. verify   a range of documents: the true Jaccard similarity of each of its pairs; phases 6 to 9 are repeated for
             what is kept of large buckets, see `similar`
-7. decide   see `unionfind.keep_representatives`; ledger and clusters are written
+9. decide   see `unionfind.keep_representatives`; clusters and, shard by shard, the ledger are written
+
+Each unit reads and writes files, on whatever machine. Only `decide` sees all documents: numbers and flags, 16
+bytes a candidate, while the pairs pass by; what is told of a document is looked up where it is written. See
+`plan`.
 
 With an index (`Dedup.index`) the documents that it holds take part, too, and it is extended: see `incremental`;
-then all documents are gathered, first of all. Memory: see `plan`. Shingle sets are read from disk as they are
-needed, so many at once as `verify.LOADED` says.
+then all documents are gathered in memory, first of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curation.dedup.candidates import share, write_bands
 from curation.dedup.documents import (
     SCRATCH,
-    Decisions,
-    Documents,
+    Dropped,
+    Shard,
     discard,
     gather,
     list_shards,
     write_decisions,
+    write_ledgers,
 )
 from curation.dedup.extension import extend
-from curation.dedup.incremental import Joined, held_bands, join, living_decisions, reversals
+from curation.dedup.incremental import held_bands, join, known_of, living_decisions, look_up, reversals
 from curation.dedup.index import Version, locked, newest, read_version, require_config, require_sound
 from curation.dedup.keep import preference
 from curation.dedup.plan import require_memory
+from curation.dedup.ranking import Numbered, gather_candidates, number_in_memory, rank
 from curation.dedup.settings import Dedup, Exact, index_config
-from curation.dedup.similar import columns, nothing_known, similar_pairs
-from curation.dedup.unionfind import components, keep_representatives
-from curation.files import json_hash
+from curation.dedup.similar import Decided, columns, decide
+from curation.dedup.unionfind import by_component, components
+from curation.dedup.verify import Verified
+from curation.files import atomic, json_hash
+from curation.keys import join_ids
 from curation.steps import Build, Context, StepOutput, StrictError, step, withdraw
 
 VERSION = 3
+ROWS = 1 << 16  # of clusters.parquet that are written at once
 
 
 def dedup_fuzzy(
@@ -135,95 +148,124 @@ def _work(
 ) -> None:
     build.scratch(SCRATCH)
     shards = list_shards(pools, measured)
-    joined = None
     if batch:
-        living = gather(build, pools, shards, ledgers, config.keep, Exact())
-        joined = join(living, base, config.keep)
-        documents, known = joined.texts, joined.known
-        rows = [documents.columns["row"][documents.of_shard(shard)] for shard in shards]
-        bands = write_bands(build, shards, rows, ledgers, config.scheme) + held_bands(joined, base)
-        shared = share(build, bands)
+        _work_with_index(build, pools, shards, ledgers, config, base, batch)
     else:
-        shared = share(build, write_bands(build, shards, None, ledgers, config.scheme))
-        living = documents = gather(build, pools, shards, ledgers, config.keep, None, shared.by_file())
-        known = nothing_known(len(documents))
-    require_memory(config, len(documents), "fuzzy")
-    order = preference(config.keep, documents.names, documents.columns, documents.origins)
-    number = np.empty(len(order), np.uint32)
-    number[order] = np.arange(len(order), dtype=np.uint32)
-    verified = similar_pairs(build, documents, shared, number, known, config)
-    later, earlier, similarity = columns(verified)
-    kept_twin, kept_similarity = keep_representatives(len(order), later, earlier, similarity)
-    cluster = components(len(order), later, earlier)
-    twin = np.full(len(order), -1, np.int64)
-    twin[order] = np.where(kept_twin < 0, -1, order[kept_twin])
-    similarity = kept_similarity[number]
-
-    if joined:
-        decisions = living_decisions(joined, twin, similarity, config.threshold)
-    else:
-        decisions = Decisions("fuzzy", "near_duplicate", config.threshold, twin, similarity)
-    write_decisions(build, living, ledgers, decisions, config.alarm_share)
-    _write_clusters(build, living, decisions, order, cluster, joined)
-    if joined:
-        _extend(build, joined, base, batch, config, order, verified, twin, similarity)
+        shared = share(build, *write_bands(build, shards, None, ledgers, config.scheme))
+        sizes = gather_candidates(build, shards, shared, config.keep)
+        require_memory(config, sum(sizes))
+        numbered = rank(build, shards, sizes)
+        decided, verified = decide(build, shards, shared, numbered, config)
+        dropped = {shard: partial(_dropped, shard, numbered, decided, config.threshold) for shard in shards}
+        write_ledgers(build, sorted(pools), dropped, ledgers, "fuzzy", config.alarm_share)
+        _write_clusters(build, shards, numbered.who, decided, verified)
     discard(build)
 
 
-def _extend(
+def _dropped(shard: Shard, numbered: Numbered, decided: Decided, threshold: float) -> Dropped:
+    _, rows, numbers = numbered.of_shard(shard)
+    twin = decided.twin[numbers]
+    gone = np.flatnonzero(twin != numbers)
+    twins = numbered.who(twin[gone])
+    similarity = decided.similarity[numbers[gone]]
+    return Dropped(rows[gone], twins["high"], twins["low"], similarity, "near_duplicate", threshold)
+
+
+def _work_with_index(
     build: Build,
-    joined: Joined,
+    pools: Mapping[str, StepOutput],
+    shards: list[Shard],
+    ledgers: list[StepOutput],
+    config: Dedup,
     base: Version | None,
     batch: str,
-    config: Dedup,
-    order: np.ndarray,
-    verified: np.ndarray,
-    twin: np.ndarray,
-    similarity: np.ndarray,
 ) -> None:
-    """Write what changes for documents of the index, and extend it."""
+    living = gather(build, pools, shards, ledgers, config.keep, Exact())
+    joined = join(living, base, config.keep)
+    texts = joined.texts
+    require_memory(config, len(texts))
+    rows = [texts.columns["row"][texts.of_shard(shard)] for shard in shards]
+    bands = zip(write_bands(build, shards, rows, ledgers, config.scheme), held_bands(joined, base), strict=True)
+    shared = share(build, *(new + old for new, old in bands))
+    order = preference(config.keep, texts.names, texts.columns, texts.origins)
+    numbered = number_in_memory(build.folder, texts, order)
+    known = known_of(joined, base, order)
+    decided, verified = decide(build, texts.shards, shared, numbered, config, known)
+
+    twin, similarity = np.full(len(order), -1, np.int64), np.empty(len(order))
+    gone = decided.twin != np.arange(len(order))
+    twin[order[gone]], similarity[order] = order[decided.twin[gone]], decided.similarity
+    write_decisions(
+        build, living, ledgers, living_decisions(joined, twin, similarity, config.threshold), config.alarm_share
+    )
+    _write_clusters(build, shards, partial(look_up, joined, order), decided, verified)
     if build.context.strict and build.alarms:
         raise StrictError(f"{build.name}: " + "; ".join(build.alarms) + f"; {config.index} was not extended")
     changes = reversals(joined, twin, similarity)
     build.write_table("reversals.parquet", changes)
-    version = extend(build, joined, base, batch, config, order, verified, twin, similarity)
+    pairs = np.concatenate([some for _, _, some in verified.ranges()])
+    version = extend(build, joined, base, batch, config, order, pairs, twin, similarity)
     for change in ("superseded", "reinstated"):
         build.counts[change] = changes["change"].to_pylist().count(change)
     build.counts |= {"new_texts": joined.new, "index_texts": version.documents, "index_version": version.name}
 
 
+CLUSTERS = pa.schema(
+    [
+        ("cluster", pa.uint32()),
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("shard", pa.string()),
+        ("row", pa.uint32()),
+        ("kept", pa.bool_()),
+        ("similarity", pa.float64()),
+        ("twin", pa.string()),
+    ]
+)
+
+
 def _write_clusters(
     build: Build,
-    documents: Documents,
-    decisions: Decisions,
-    order: np.ndarray,
-    cluster: np.ndarray,
-    joined: Joined | None,
+    shards: Sequence[Shard],
+    who: Callable[[np.ndarray], np.ndarray],
+    decided: Decided,
+    verified: Verified,
 ) -> None:
-    """Write the living members of the components of two documents and more, largest first, and count these."""
-    sizes = np.bincount(cluster, minlength=len(cluster))
-    members = np.flatnonzero(sizes[cluster] > 1)
-    members = members[np.lexsort((members, cluster[members], -sizes[cluster[members]]))]
-    positions = order[members]
-    if joined:
-        positions = joined.leader[positions]
-        members, positions = members[positions < len(documents)], positions[positions < len(documents)]
-    roots = cluster[members]
-    first = np.ones(len(members), bool)
-    first[1:] = roots[1:] != roots[:-1]
-    shards = [documents.shards[place] for place in documents.columns["shard"][positions]]
-    twin = decisions.twin[positions]
-    twins = np.full(len(twin), None, object)
-    twins[twin >= 0] = (decisions.twins or documents).ids(twin[twin >= 0])
-    columns = {
-        "cluster": pa.array(np.cumsum(first) - 1, pa.uint32()),
-        "id": pa.array(documents.ids(positions), pa.string()),
-        "source": pa.array([shard.source for shard in shards], pa.string()),
-        "shard": pa.array([shard.name for shard in shards], pa.string()),
-        "row": pa.array(documents.columns["row"][positions], pa.uint32()),
-        "kept": pa.array(twin < 0, pa.bool_()),
-        "similarity": pa.array(decisions.similarity[positions], pa.float64(), from_pandas=True),
-        "twin": pa.array(twins, pa.string()),
-    }
-    build.write_table("clusters.parquet", pa.table(columns))
-    build.counts |= {"clusters": int(first.sum()), "largest_cluster": int(sizes.max(initial=0))}
+    """Write the living members of the components of two documents and more, largest first, and count these.
+
+    `who(numbers)`: WHO of each; a shard beyond `shards` is no living document's.
+    """
+    halves = (columns(pairs) for _, _, pairs in verified.ranges())
+    first = components(verified.documents, ((later, earlier) for later, earlier, _ in halves))
+    members, largest = by_component(first)
+    found, before = 0, -1
+    with (
+        atomic(build.folder / "clusters.parquet") as path,
+        pq.ParquetWriter(path, CLUSTERS, compression="zstd") as file,
+    ):
+        for start in range(0, len(members), ROWS):
+            numbers = members[start : start + ROWS]
+            own = who(numbers)
+            living = own["shard"] < len(shards)
+            own, numbers = own[living], numbers[living]
+            if not len(numbers):
+                continue
+            roots = first[numbers].astype(np.int64)
+            cluster = found - 1 + np.cumsum(np.diff(roots, prepend=before) != 0)
+            found, before = int(cluster[-1]) + 1, int(roots[-1])
+            places = own["shard"].tolist()
+            twin = decided.twin[numbers]
+            kept = twin == numbers
+            twins = who(twin)
+            columns_ = {
+                "cluster": pa.array(cluster, pa.uint32()),
+                "id": join_ids(own["high"], own["low"]),
+                "source": pa.array([shards[place].source for place in places], pa.string()),
+                "shard": pa.array([shards[place].name for place in places], pa.string()),
+                "row": own["row"],
+                "kept": kept,
+                "similarity": pa.array(decided.similarity[numbers], pa.float64(), from_pandas=True),
+                "twin": pa.array(np.where(kept, None, join_ids(twins["high"], twins["low"])), pa.string()),
+            }
+            file.write_table(pa.table(columns_, schema=CLUSTERS))
+    build.counts |= {"clusters": found, "largest_cluster": largest}

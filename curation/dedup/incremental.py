@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.candidates import Bands
 from curation.dedup.documents import Decisions, Documents, Shard
-from curation.dedup.exact import exact_twins
 from curation.dedup.index import BANDS, STATE, TEXTS, Version, newest
+from curation.dedup.keep import preference
+from curation.dedup.ranking import WHO
 from curation.dedup.settings import Keep
-from curation.dedup.similar import EARLIER, Known, nothing_known
+from curation.dedup.similar import Known
 from curation.dedup.verify import VERIFIED
 from curation.files import read_parquet
 
@@ -94,7 +94,6 @@ class Joined:
     texts: Documents
     leader: np.ndarray
     place: np.ndarray
-    known: Known
 
     @property
     def new(self) -> int:
@@ -122,33 +121,67 @@ def join(living: Documents, base: Version | None, keep: Keep) -> Joined:
         if not name.startswith("value")
     }
     texts = Documents(everything.names, everything.shards, columns)
-    old = members >= n
-    known = nothing_known(len(members))
+    return Joined(everything, texts, leader, rank[carriers])
+
+
+def exact_twins(documents: Documents, keep: Keep) -> np.ndarray:
+    """For each document the position of the most preferred one of its text, -1 if that is itself. int64 (n,)."""
+    high, low = documents.columns["value_high"], documents.columns["value_low"]
+    order = np.lexsort((low, high))
+    first = np.ones(len(order), bool)
+    first[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])
+    group_of_sorted = np.cumsum(first) - 1
+    several = np.bincount(group_of_sorted)[group_of_sorted] > 1
+    members, group = order[several], group_of_sorted[several]
+
+    columns = {
+        name: column[members] for name, column in documents.columns.items() if not name.startswith("value_")
+    }
+    best_first = preference(keep, documents.names, columns, lambda some: documents.origins(members[some]))
+    best_first = best_first[np.argsort(group[best_first], kind="stable")]
+    leads = np.ones(len(best_first), bool)
+    leads[1:] = group[best_first[1:]] != group[best_first[:-1]]
+    leader = members[best_first][leads][np.cumsum(leads) - 1] if len(best_first) else members
+    twin = np.full(len(documents), -1, np.int64)
+    twin[members[best_first]] = np.where(leads, -1, leader)
+    return twin
+
+
+def known_of(joined: Joined, base: Version | None, order: np.ndarray) -> Known:
+    """What the index knows of the texts, `order` being theirs by preference."""
+    old = order >= joined.new
+    settled, pairs = np.zeros(len(order), bool), np.zeros(0, VERIFIED)
     if base:
-        settled = np.zeros(len(members), bool)
-        settled[old] = everything.old_twin < 0
-        known = Known(~old, settled, moved(base.pairs(), rank[n:]))
-    return Joined(everything, texts, leader, rank[carriers], known)
+        settled[old] = joined.everything.old_twin[order[old] - joined.new] < 0
+        number = np.empty(len(order), np.int64)
+        number[order] = np.arange(len(order))
+        pairs = moved(base.pairs(), number[joined.new :])
+    return Known(~old, settled, pairs)
+
+
+def look_up(joined: Joined, order: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """WHO of texts numbered by `order`: the most preferred record of each."""
+    positions = joined.leader[order[numbers]]
+    found = np.empty(len(numbers), WHO)
+    for name in WHO.names:
+        found[name] = joined.everything.columns[name][positions]
+    return found
 
 
 def moved(pairs: np.ndarray, to: np.ndarray) -> np.ndarray:
     """Pairs of positions i as pairs of positions to[i]."""
     out = np.empty(len(pairs), VERIFIED)
-    one, other = to[pairs["pair"] >> np.uint64(32)], to[pairs["pair"] & EARLIER]
+    one, other = to[pairs["pair"] >> np.uint64(32)], to[pairs["pair"] & np.uint64(0xFFFFFFFF)]
     high, low = np.maximum(one, other).astype(np.uint64), np.minimum(one, other).astype(np.uint64)
     out["pair"] = high << np.uint64(32) | low
     out["similarity"] = pairs["similarity"]
     return np.sort(out, order="pair")
 
 
-def held_bands(joined: Joined, base: Version | None) -> list[Bands]:
-    """The band entries of the parts of an index."""
-    bands = []
-    for shard in joined.texts.shards:
-        part = joined.texts.of_shard(shard)
-        if base and shard.name in base.parts and not shard.source:
-            bands.append(Bands(shard.measured, part.start, part.stop - part.start))
-    return bands
+def held_bands(joined: Joined, base: Version | None) -> tuple[list[Path], list[int]]:
+    """The files of band entries of the parts of an index, and their documents."""
+    held = [shard for shard in joined.texts.shards if not shard.source]
+    return [shard.measured for shard in held], list(base.parts.values()) if base else []
 
 
 def living_decisions(joined: Joined, twin: np.ndarray, similarity: np.ndarray, threshold: float) -> Decisions:

@@ -27,22 +27,35 @@ def preference(
     has one. `origins(positions)` reads the origin of some documents; it is asked only for those whose id and
     wishes are all equal.
     """
-    ordered = [_place(keep, source_names)[columns["source"]], *(_wish(wish, columns) for wish in keep.then)]
-    ordered += [columns["high"], columns["low"]]
-    order = np.lexsort(ordered[::-1])
+    place = places(keep, source_names)[columns["source"]]
+
+    def ties(some: np.ndarray) -> list[tuple]:
+        sources = [source_names[source] for source in columns["source"][some]]
+        return list(zip(origins(some), sources, columns["shard"][some], columns["row"][some], strict=True))
+
+    return ordered([place, *wishes(keep, columns)], ties)
+
+
+def ordered(keys: list[np.ndarray], ties: Callable[[np.ndarray], list[tuple]]) -> np.ndarray:
+    """The positions sorted by the first of the `keys`, then the next, ... (each of shape (n,)). Shape (n,), int64.
+
+    `ties(positions)` gives what decides between documents of equal keys; it is asked only for those.
+    """
+    order = np.lexsort(keys[::-1])
     same = np.ones(max(0, len(order) - 1), bool)
-    for column in ordered:
+    for column in keys:
         same &= column[order[1:]] == column[order[:-1]]
     runs = _runs(same)
     tied = np.concatenate([order[start:stop] for start, stop in runs] or [order[:0]])
-    origin = dict(zip(tied.tolist(), origins(tied), strict=True)) if len(tied) else {}
+    decides = dict(zip(tied.tolist(), ties(tied), strict=True)) if len(tied) else {}
     for start, stop in runs:
-        keys = (
-            (origin[at], source_names[columns["source"][at]], columns["shard"][at], columns["row"][at], at)
-            for at in order[start:stop].tolist()
-        )
-        order[start:stop] = [key[-1] for key in sorted(keys)]
+        order[start:stop] = sorted(order[start:stop].tolist(), key=lambda at: (decides[at], at))
     return order
+
+
+def wishes(keep: Keep, columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What the policy looks at after the source, the smallest first: its wishes, then the halves of the id."""
+    return [*(_wish(wish, columns) for wish in keep.then), columns["high"], columns["low"]]
 
 
 def _wish(wish: str, columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -81,7 +94,7 @@ def _microseconds(value: str | None) -> int:
     return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _place(keep: Keep, source_names: list[str]) -> np.ndarray:
+def places(keep: Keep, source_names: list[str]) -> np.ndarray:
     """Of each source its place in the list of preferred ones; after them, all the same."""
     places = {name: place for place, name in enumerate(keep.sources)}
     return np.array([places.get(name, len(places)) for name in source_names], np.int64)

@@ -17,57 +17,82 @@ gives. `kept_pairs_left_out` counts what is left otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from curation.dedup.candidates import Shared, candidate_pairs, kept_pairs
-from curation.dedup.documents import Documents
+from curation.dedup.documents import SCRATCH, Shard, write_array
+from curation.dedup.ranking import Numbered, numbers_file
 from curation.dedup.settings import Dedup
 from curation.dedup.unionfind import keep_representatives
-from curation.dedup.verify import VERIFIED, Sets, verified_pairs
+from curation.dedup.verify import Sets, Verified
+from curation.files import atomic
 from curation.steps import Build
 
 ROUNDS_COST = 4
-EARLIER = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before of documents, by position: new ones, those that have met each other, verified pairs."""
+    """What is known before of documents, by number: new ones, those that have met each other, verified pairs."""
 
     fresh: np.ndarray  # bool (n,)
     settled: np.ndarray  # bool (n,): any two that share a bucket have been compared; none of them is fresh
-    pairs: np.ndarray  # VERIFIED, the higher position << 32 | the lower
+    pairs: np.ndarray  # VERIFIED, later << 32 | earlier, sorted
 
 
-def nothing_known(documents: int) -> Known:
-    """All documents are new."""
-    return Known(np.ones(documents, bool), np.zeros(documents, bool), np.zeros(0, VERIFIED))
+@dataclass(frozen=True)
+class Decided:
+    """What becomes of each number, in files: the number of its twin, its own where it is kept, and the similarity
+    to it, NaN where it is kept."""
+
+    folder: Path
+
+    @property
+    def twin(self) -> np.ndarray:
+        """uint32 (n,), mapped."""
+        return np.load(_decided_file(self.folder, "twin"), mmap_mode="r")
+
+    @property
+    def similarity(self) -> np.ndarray:
+        """float64 (n,), mapped."""
+        return np.load(_decided_file(self.folder, "similarity"), mmap_mode="r")
 
 
-def similar_pairs(
-    build: Build, documents: Documents, shared: Shared, number: np.ndarray, known: Known, config: Dedup
-) -> np.ndarray:
-    """The verified pairs of documents by number (later << 32 | earlier), VERIFIED, sorted; `known` ones included.
+def decide(
+    build: Build,
+    shards: Sequence[Shard],
+    shared: Shared,
+    numbered: Numbered,
+    config: Dedup,
+    known: Known | None = None,
+) -> tuple[Decided, Verified]:
+    """Phases 6 to 9: the verified pairs of numbered documents, the `known` ones included, and who is kept by them.
 
     Sets the counts pairs_compared, pairs_verified, pairs_left_out (of the first round), rounds and
-    kept_pairs_left_out.
+    kept_pairs_left_out. Memory: some flags a document, and the pairs of a range of them at a time.
     """
-    fresh, settled = np.empty(len(number), bool), np.empty(len(number), bool)
-    fresh[number], settled[number] = known.fresh, known.settled
-    sets = Sets(documents, number, config.verification)
+    total = len(numbered)
+    sets, verified = Sets(shards, numbered, config.verification), Verified(total)
     window, round_ = config.max_bucket, 0
-    # Documents are those of the places, or, with an index, all.
-    of_place = number if len(number) == len(shared.places) else number[shared.places]
-    proposal = candidate_pairs(build, shared, of_place, fresh, settled, config)
+    settled, met = np.zeros(total, bool), np.ones(total, bool)
+    flags = None
+    if known is not None:
+        settled, met, flags = known.settled, known.fresh | known.settled, _flags_file(build.folder, 0)
+        write_array(flags, np.stack([known.fresh, known.settled]))
+        path = _decided_file(build.folder, "known")
+        write_array(path, known.pairs)
+        verified.add([0, total], [path])
+    numbers = [numbers_file(build.folder, shard) for shard in shards]
+    proposal = candidate_pairs(build, shared, numbers, flags, config.max_bucket)
     budget = ROUNDS_COST * config.max_bucket * proposal.entries
     build.counts["pairs_left_out"] = proposal.left_out
-    met = fresh | settled
-    pairs = _renumbered(known.pairs, number)
     while True:
-        pairs = _merged(pairs, verified_pairs(build, sets, proposal.runs, round_, config))
-        kept = keep_representatives(len(number), *columns(pairs))[0] < 0
+        sets.verify(build, proposal.runs, round_, config, verified)
+        kept, pairs = _decide(build.folder, verified)
         if not proposal.left_out:
             settled = met
         if not (kept & ~settled).any() or not proposal.large:
@@ -80,9 +105,10 @@ def similar_pairs(
             left_out = proposal.left_out
             break
         round_ += 1
-        proposal, met = kept_pairs(build, proposal, round_, kept, settled, window), kept
-    build.counts |= {"pairs_verified": len(pairs), "rounds": round_ + 1, "kept_pairs_left_out": left_out}
-    return pairs
+        write_array(_flags_file(build.folder, round_), np.stack([kept, settled]))
+        proposal, met = kept_pairs(build, proposal, round_, _flags_file(build.folder, round_), window), kept
+    build.counts |= {"pairs_verified": pairs, "rounds": round_ + 1, "kept_pairs_left_out": left_out}
+    return Decided(build.folder), verified
 
 
 def columns(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,19 +117,29 @@ def columns(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return halves["later"], halves["earlier"], halves["similarity"]
 
 
-def _renumbered(pairs: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Pairs of positions as pairs of numbers."""
-    out = np.empty(len(pairs), VERIFIED)
-    one, other = number[pairs["pair"] >> np.uint64(32)], number[pairs["pair"] & EARLIER]
-    out["pair"] = np.maximum(one, other).astype(np.uint64) << np.uint64(32) | np.minimum(one, other)
-    out["similarity"] = pairs["similarity"]
-    return out
+def _decide(folder: Path, verified: Verified) -> tuple[np.ndarray, int]:
+    """Write what the pairs decide; returns who is kept, bool (n,), and how many pairs there are."""
+    dropped, pairs = np.zeros(verified.documents, bool), 0
+    with (
+        atomic(_decided_file(folder, "twin")) as twin_path,
+        atomic(_decided_file(folder, "similarity")) as similarity_path,
+        open(twin_path, "wb") as twins,
+        open(similarity_path, "wb") as similarities,
+    ):
+        for file, kind in ((twins, "<u4"), (similarities, "<f8")):
+            header = {"descr": kind, "fortran_order": False, "shape": (verified.documents,)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for first, last, some in verified.ranges():
+            twin, similarity = keep_representatives(dropped, first, last, *columns(some))
+            twins.write(twin)
+            similarities.write(similarity)
+            pairs += len(some)
+    return ~dropped, pairs
 
 
-def _merged(pairs: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The pairs of both, sorted, each once."""
-    if not len(pairs):
-        return more
-    both = np.concatenate([pairs, more])
-    _, first = np.unique(both["pair"], return_index=True)
-    return both[first]
+def _decided_file(folder: Path, name: str) -> Path:
+    return folder / SCRATCH / "decided" / f"{name}.npy"
+
+
+def _flags_file(folder: Path, round_: int) -> Path:
+    return folder / SCRATCH / "flags" / f"{round_:03d}.npy"

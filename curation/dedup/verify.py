@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from curation.dedup.documents import SCRATCH, Documents, Shard, write_array
+from curation.dedup.documents import SCRATCH, Shard, write_array
 from curation.dedup.jaccard import copy_sets, similarities, write_sets
+from curation.dedup.ranking import Numbered
 from curation.dedup.scheme import Shingling
 from curation.dedup.settings import Dedup
 from curation.steps import Build
@@ -17,104 +21,85 @@ LOADED = 128 << 20  # bytes of sets that a worker holds at once; a pair's, if th
 VERIFIED = np.dtype([("pair", "<u8"), ("similarity", "<f8")])
 
 
-def verified_pairs(build: Build, sets: Sets, runs: list[Path], round_: int, config: Dedup) -> np.ndarray:
-    """Phases 4 and 5: the pairs whose Jaccard similarity reaches the threshold, VERIFIED, sorted by pair.
+class Verified:
+    """Verified pairs on disk: VERIFIED, sorted by pair, in files that each have those of a range of documents."""
 
-    `runs` are files of sorted pairs; `round_` tells the calls of a step apart.
-    """
-    total = len(sets.start)
-    degree, candidate = np.zeros(total, np.uint32), np.zeros(total, bool)
-    for run in runs:
-        pairs = np.load(run, mmap_mode="r")
-        later, times = np.unique(pairs >> np.uint64(32), return_counts=True)
-        degree[later] += times.astype(np.uint32)
-        candidate[later] = True
-        candidate[pairs & np.uint64(0xFFFFFFFF)] = True
-    sets.add(build, candidate, round_)
+    def __init__(self, documents: int):
+        self.documents = documents
+        self.rounds: list[tuple[list[int], list[Path]]] = []  # bounds of the ranges, and their files
 
-    cuts = _ranges(degree)
-    units = {
-        f"round {round_} verify {at} of {len(cuts) - 1}": (
-            runs,
-            sets,
-            cuts[at],
-            cuts[at + 1],
-            config.threshold,
-            _verified_file(build.folder, round_, at),
-        )
-        for at in range(len(cuts) - 1)
-    }
-    results = build.map(_verify_range, units, "threads")
-    compared = sum(result["compared"] for result in results.values())
-    build.counts["pairs_compared"] = build.counts.get("pairs_compared", 0) + compared
-    return np.concatenate([np.load(_verified_file(build.folder, round_, at)) for at in range(len(units))])
+    def add(self, bounds: list[int], files: list[Path]) -> None:
+        self.rounds.append((bounds, files))
+
+    def ranges(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(first, last, the pairs whose later document is in that range, each once), from 0 to `documents`."""
+        cuts = sorted({0, self.documents, *(cut for bounds, _ in self.rounds for cut in bounds)})
+        for first, last in pairwise(cuts):
+            parts = []
+            for bounds, files in self.rounds:
+                pairs = np.load(files[np.searchsorted(bounds, first, "right") - 1], mmap_mode="r")
+                ends = (bisect_left(pairs["pair"], at << 32) for at in (first, last))
+                part = pairs[slice(*ends)]
+                if len(part):
+                    parts.append(part)
+            both = np.concatenate([np.zeros(0, VERIFIED), *parts])
+            yield first, last, both if len(parts) < 2 else both[np.unique(both["pair"], return_index=True)[1]]
 
 
 class Sets:
-    """Where the shingle set of each candidate lies: in which file, from where, how many hashes. By number."""
+    """The shingle sets of candidates, made shard by shard when they are first wanted."""
 
-    def __init__(self, documents: Documents, number: np.ndarray, shingling: Shingling):
-        self.documents, self.number, self.shingling = documents, number, shingling
-        self.files: list[Path] = []
-        self.file = np.zeros(len(number), np.uint32)  # place in `files`, plus one; 0: not written
-        self.start, self.size = np.zeros(len(number), np.int64), np.zeros(len(number), np.uint32)
+    def __init__(self, shards: Sequence[Shard], numbered: Numbered, shingling: Shingling):
+        self.shards, self.numbered, self.shingling = shards, numbered, shingling
+        self.there = np.zeros(len(numbered), bool)
 
-    def add(self, build: Build, wanted: np.ndarray, round_: int) -> None:
-        """Write the sets of the `wanted` documents (bool, by number) that have none yet, shard by shard."""
-        units, members = {}, {}
-        for shard in self.documents.shards:
-            part = self.documents.of_shard(shard)
-            own = self.number[part]
-            missing = wanted[own] & (self.file[own] == 0)
-            if missing.any():
-                key = f"round {round_} sets {shard.key}"
-                path = _sets_file(build.folder, round_, shard)
-                units[key] = (shard, self.documents.columns["row"][part][missing], self.shingling, path)
-                members[key] = own[missing]
-        build.map(_write_sets, units, "threads")
-        for key, (_, _, _, path) in units.items():
-            sizes = np.load(path.with_suffix(".sizes.npy"))
-            self.files.append(path)
-            self.file[members[key]] = len(self.files)
-            self.start[members[key]], self.size[members[key]] = np.cumsum(sizes) - sizes, sizes
+    def verify(self, build: Build, runs: list[Path], round_: int, config: Dedup, verified: Verified) -> None:
+        """Phases 7 and 8: add the pairs whose Jaccard similarity reaches the threshold.
 
-    def compare(self, later: np.ndarray, earlier: np.ndarray, threshold: float) -> np.ndarray:
-        """The Jaccard similarities of pairs, float64; 0 where it is known to be below the threshold.
-
-        Pairs are compared as many at a time as have LOADED bytes of sets. For each time every file is looked into
-        once, in its order: looked into a pair of files at a time, the same page is found again for each.
+        `runs` are files of sorted pairs; `round_` tells the calls of a step apart.
         """
-        out = np.zeros(len(later))
-        ends = np.cumsum(self.size[later].astype(np.int64) + self.size[earlier])
-        start = 0
-        while start < len(later):
-            done = int(ends[start - 1]) if start else 0
-            stop = max(start + 1, int(np.searchsorted(ends, done + LOADED // 8, "right")))
-            numbers = np.unique(np.concatenate([later[start:stop], earlier[start:stop]]))
-            hashes, bounds = self._loaded(numbers)
-            one, other = (bounds[np.searchsorted(numbers, part[start:stop])] for part in (later, earlier))
-            out[start:stop] = similarities(hashes, one, hashes, other, threshold)
-            start = stop
-        return out
+        missing, samples, total = np.zeros(len(self.there), bool), [np.zeros(0, np.uint64)], 0
+        step = max(1, RANGE >> 6)
+        for run in runs:
+            pairs = np.load(run)
+            for side in (pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)):
+                missing[side] = True
+            samples.append(pairs[::step] >> np.uint64(32))
+            total += len(pairs)
+        missing &= ~self.there
+        self.there |= missing
+        wanted = build.folder / SCRATCH / "wanted" / f"{round_:03d}.npy"
+        write_array(wanted, missing)
+        units = {
+            f"round {round_} sets {shard.key}": (shard, self.numbered, wanted, self.shingling, round_)
+            for shard in self.shards
+        }
+        build.map(_write_sets, units, "threads")
 
-    def _loaded(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The sets of some documents one after the other, uint64, and each one's bounds in it, int64[n, 2]."""
-        numbers = numbers.astype(np.int64)
-        order = np.lexsort((self.start[numbers], self.file[numbers]))
-        files, starts, sizes = (column[numbers[order]] for column in (self.file, self.start, self.size))
-        ends = np.cumsum(sizes, dtype=np.int64)
-        hashes = np.empty(int(ends[-1]), np.uint64)
-        for file in np.unique(files).tolist():
-            own = slice(*np.searchsorted(files, [file, file + 1]))
-            if ends[own.stop - 1] > ends[own.start] - sizes[own.start]:  # an empty file cannot be mapped
-                source = np.memmap(self.files[file - 1], np.uint64, "r")
-                copy_sets(source, starts[own], sizes[own], hashes, ends[own])
-        bounds = np.empty((len(numbers), 2), np.int64)
-        bounds[order] = np.stack([ends - sizes, ends], 1)
-        return hashes, bounds
+        cuts = _cuts(np.sort(np.concatenate(samples)), max(1, total // RANGE), len(self.there))
+        files = [_verified_file(build.folder, round_, at) for at in range(len(cuts) - 1)]
+        units = {
+            f"round {round_} verify {at} of {len(files)}": (
+                runs,
+                self.shards,
+                self.numbered,
+                round_,
+                cuts[at],
+                cuts[at + 1],
+                config.threshold,
+                path,
+            )
+            for at, path in enumerate(files)
+        }
+        results = build.map(_verify_range, units, "threads")
+        compared = sum(result["compared"] for result in results.values())
+        build.counts["pairs_compared"] = build.counts.get("pairs_compared", 0) + compared
+        verified.add(cuts, files)
 
 
 def _sets_file(folder: Path, round_: int, shard: Shard) -> Path:
+    """The sets, one after the other, uint64; beside them (.npy) uint64 (3, n): numbers, rising, where the set of
+    each begins, and its size."""
     return folder / SCRATCH / "sets" / f"{round_:03d}-{shard.key}.u64"
 
 
@@ -123,23 +108,38 @@ def _verified_file(folder: Path, round_: int, at: int) -> Path:
 
 
 def _write_sets(
-    folder: Path, key: str, shard: Shard, rows: np.ndarray, shingling: Shingling, path: Path
+    folder: Path, key: str, shard: Shard, numbered: Numbered, wanted: Path, shingling: Shingling, round_: int
 ) -> dict[str, int]:
-    sizes = write_sets(path, shard.texts(rows), shingling)
-    write_array(path.with_suffix(".sizes.npy"), sizes)
+    _, rows, numbers = numbered.of_shard(shard)
+    own = np.flatnonzero(np.load(wanted, mmap_mode="r")[numbers])
+    if not len(own):
+        return {"documents": 0, "ngrams": 0}
+    path = _sets_file(folder, round_, shard)
+    sizes = write_sets(path, shard.texts(rows[own].astype(np.int64)), shingling)
+    order = np.argsort(numbers[own])
+    places = np.stack([numbers[own], np.cumsum(sizes) - sizes, sizes]).astype(np.uint64)
+    write_array(path.with_suffix(".npy"), places[:, order])
     return {"documents": len(sizes), "ngrams": int(sizes.sum())}
 
 
-def _ranges(degree: np.ndarray) -> list[int]:
-    """Bounds of ranges of documents with about RANGE pairs each, so that all pairs of a document are together."""
-    done = np.cumsum(degree, dtype=np.int64)
-    total = int(done[-1]) if len(done) else 0
-    inner = [int(np.searchsorted(done, share)) + 1 for share in range(RANGE, total, RANGE)]
-    return sorted({0, *inner, len(degree)}) if len(degree) else [0, 0]
+def _cuts(samples: np.ndarray, ranges: int, documents: int) -> list[int]:
+    """Bounds of ranges of documents with about equally many of the sampled pairs each, from 0 to `documents`: all
+    pairs of a later document are together."""
+    inner = [int(samples[at * len(samples) // ranges]) for at in range(1, ranges)]
+    return sorted({0, *inner, documents}) if documents else [0, 0]
 
 
 def _verify_range(
-    folder: Path, key: str, runs: list[Path], sets: Sets, start: int, stop: int, threshold: float, path: Path
+    folder: Path,
+    key: str,
+    runs: list[Path],
+    shards: Sequence[Shard],
+    numbered: Numbered,
+    round_: int,
+    start: int,
+    stop: int,
+    threshold: float,
+    path: Path,
 ) -> dict[str, int]:
     slices = [np.zeros(0, np.uint64)]
     for run in runs:
@@ -150,7 +150,73 @@ def _verify_range(
     found = np.empty(len(pairs), VERIFIED)
     found["pair"] = pairs
     if len(pairs):
-        found["similarity"] = sets.compare(pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF), threshold)
+        numbers, sides = np.unique(
+            np.stack([pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)]), return_inverse=True
+        )
+        located = _Located(folder, shards, numbered, numbers, round_)
+        found["similarity"] = compare(located, *sides.reshape(2, -1), threshold)
     passed = found[found["similarity"] >= threshold]
     write_array(path, passed)
     return {"compared": len(pairs), "verified": len(passed)}
+
+
+class _Located:
+    """Where the sets of some documents (numbers, rising) lie: in which file, from where, how many hashes."""
+
+    def __init__(
+        self, folder: Path, shards: Sequence[Shard], numbered: Numbered, numbers: np.ndarray, rounds: int
+    ):
+        self.files: list[Path] = []
+        self.file, self.start = np.empty(len(numbers), np.uint32), np.empty(len(numbers), np.int64)
+        self.size = np.empty(len(numbers), np.int64)
+        own = numbered.who(numbers)["shard"]
+        for shard in shards:
+            mine = np.flatnonzero(own == shard.place)
+            for round_ in range(rounds + 1):
+                path = _sets_file(folder, round_, shard)
+                if not len(mine) or not path.exists():
+                    continue
+                there, starts, sizes = np.load(path.with_suffix(".npy"), mmap_mode="r")
+                at = np.minimum(np.searchsorted(there, numbers[mine]), len(there) - 1)
+                here = there[at] == numbers[mine]
+                self.file[mine[here]] = len(self.files)
+                self.start[mine[here]], self.size[mine[here]] = starts[at[here]], sizes[at[here]]
+                self.files.append(path)
+                mine = mine[~here]
+
+    def load(self, some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The sets of some of the documents, one after the other, uint64, and each one's bounds in it, int64[n,
+        2]."""
+        order = np.lexsort((self.start[some], self.file[some]))
+        files, starts, sizes = (column[some[order]] for column in (self.file, self.start, self.size))
+        ends = np.cumsum(sizes)
+        hashes = np.empty(int(ends[-1]), np.uint64)
+        for file in np.unique(files).tolist():
+            own = slice(*np.searchsorted(files, [file, file + 1]))
+            if ends[own.stop - 1] > ends[own.start] - sizes[own.start]:  # an empty file cannot be mapped
+                source = np.memmap(self.files[file], np.uint64, "r")
+                copy_sets(source, starts[own], sizes[own], hashes, ends[own])
+        bounds = np.empty((len(some), 2), np.int64)
+        bounds[order] = np.stack([ends - sizes, ends], 1)
+        return hashes, bounds
+
+
+def compare(located: _Located, later: np.ndarray, earlier: np.ndarray, threshold: float) -> np.ndarray:
+    """The Jaccard similarities of pairs of located documents, float64; 0 where it is known to be below the
+    threshold.
+
+    Pairs are compared as many at a time as have LOADED bytes of sets. For each time every file is looked into
+    once, in its order: looked into a pair of files at a time, the same page is found again for each.
+    """
+    out = np.zeros(len(later))
+    ends = np.cumsum(located.size[later] + located.size[earlier])
+    start = 0
+    while start < len(later):
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + LOADED // 8, "right")))
+        some, sides = np.unique(np.stack([later[start:stop], earlier[start:stop]]), return_inverse=True)
+        hashes, bounds = located.load(some)
+        one, other = bounds[sides.reshape(2, -1)]
+        out[start:stop] = similarities(hashes, one, hashes, other, threshold)
+        start = stop
+    return out

@@ -13,7 +13,7 @@ import pytest
 import xxhash
 from pydantic import ValidationError
 
-from curation.dedup import candidates, documents, fuzzy, similar, verify
+from curation.dedup import candidates, documents, exact, fuzzy, ranking, similar, verify
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.minhash import Scheme, signatures
@@ -197,7 +197,7 @@ def test_removed_documents_have_a_kept_twin_above_the_threshold(world):
 def test_without_verification_the_precision_test_would_fail(world, monkeypatch):
     """The planted twin: trusting LSH alone removes documents that are not similar enough."""
     context, pools, measured = world
-    monkeypatch.setattr(verify.Sets, "compare", lambda self, later, earlier, threshold: np.ones(len(later)))
+    monkeypatch.setattr(verify, "compare", lambda located, later, earlier, threshold: np.ones(len(later)))
     output = dedup_fuzzy(context, pools, measured, [], CONFIG)
     text = {d["id"]: d["text"] for _, _, _, d in all_documents(pools)}
     wrong = 0
@@ -461,16 +461,23 @@ def test_nothing_but_the_documents_matters(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(candidates, "PARTITION", 100)
         patch.setattr(verify, "RANGE", 7)
-        got, exact, small = outcome(Context(tmp_path / "c", LocalExecutor(workers=2)), texts)
+        patch.setattr(ranking, "RANKED", 16)
+        patch.setattr(exact, "RANKED", 2)
+        got, of_exact, small = outcome(Context(tmp_path / "c", LocalExecutor(workers=2)), texts)
     assert got == expected
     assert small.content == near.content
     _, exact_again, near_again = outcome(Context(tmp_path / "d", LocalExecutor(workers=1)), texts)
-    assert (exact.content, small.content) == (exact_again.content, near_again.content)
+    assert (of_exact.content, small.content) == (exact_again.content, near_again.content)
 
 
 def test_a_policy_by_position_would_be_noticed(tmp_path, monkeypatch):
     """The planted twin: preferring documents by their place in the files depends on the files."""
-    monkeypatch.setattr(fuzzy, "preference", lambda keep, names, columns, origins: np.arange(len(columns["row"])))
+    halves = ("high", "low")
+    monkeypatch.setattr(
+        ranking,
+        "wishes",
+        lambda keep, columns: [np.arange(len(columns["low"])), *(columns[one] for one in halves)],
+    )
     texts = families(seed=9)
     shuffled = random.Random(2).sample(texts[:60], 60) + texts[60:]
     assert outcome(Context(tmp_path / "a"), texts)[0] != outcome(Context(tmp_path / "b"), shuffled)[0]
@@ -482,20 +489,26 @@ def small_units(monkeypatch):
     monkeypatch.setattr(candidates, "PARTITION", 50)
     monkeypatch.setattr(verify, "RANGE", 5)
     monkeypatch.setattr(verify, "LOADED", 2000)
+    monkeypatch.setattr(ranking, "RANKED", 16)
+    monkeypatch.setattr(exact, "RANKED", 2)
 
 
 @pytest.fixture(scope="module")
 def uncut(tmp_path_factory):
     """The texts of the tests that cut a run off, and what fuzzy deduplication gives if nobody does."""
     texts = families(seed=4, count=6)
+    texts += texts[:6]  # something to decide on for exact deduplication
     return texts, outcome(Context(tmp_path_factory.mktemp("uncut")), texts)[2]
 
 
 @pytest.mark.parametrize(
     ("module", "unit"),
     [
-        (documents, "_gather"),
         (candidates, "_write_bands"),
+        (ranking, "_gather"),
+        (exact, "_decide"),
+        (ranking, "_rank"),
+        (ranking, "_number"),
         (candidates, "_write_pairs"),
         (verify, "_write_sets"),
         (verify, "_verify_range"),

@@ -239,6 +239,6 @@ def test_an_index_that_does_not_fit_or_is_broken_is_refused_and_a_lost_one_is_ma
 
 def test_an_index_that_is_not_compared_with_would_be_noticed(tmp_path, monkeypatch):
     """The planted twin: without the bands of old documents, near-duplicates of them are kept."""
-    monkeypatch.setattr(fuzzy, "held_bands", lambda joined, base: [])
+    monkeypatch.setattr(fuzzy, "held_bands", lambda joined, base: ([], []))
     with pytest.raises(AssertionError):
         check_batches(tmp_path, seed=1, keep=Keep(), max_bucket=100, batches=3, shards=1)

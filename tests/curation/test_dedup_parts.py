@@ -30,7 +30,7 @@ from curation.dedup.keep import UNKNOWN_TIME, parse_times, preference
 from curation.dedup.scheme import Scheme, Shingling
 from curation.dedup.settings import Keep
 from curation.dedup.shingles import shingle_hash64, shingles
-from curation.dedup.unionfind import components, keep_representatives
+from curation.dedup.unionfind import by_component, components, keep_representatives
 from curation.measure.render import rendered_text
 from curation.schema import DOCUMENT
 
@@ -48,11 +48,17 @@ def arrays(pairs):
 
 
 @relaxed
-@given(pair_sets)
-def test_representatives_cover_their_twins_and_no_two_are_similar(pairs):
-    """The kept ones are independent, every dropped one has its most similar kept twin, the best is never lost."""
-    twin, similarity = keep_representatives(15, *arrays(pairs))
-    kept = {document for document in range(15) if twin[document] < 0}
+@given(pair_sets, st.sets(st.integers(1, 14)))
+def test_representatives_cover_their_twins_and_no_two_are_similar(pairs, cuts):
+    """The kept ones are independent, every dropped one has its most similar kept twin, the best is never lost:
+    whatever the ranges in which documents are decided on."""
+    dropped, parts = np.zeros(15, bool), []
+    for first, last in itertools.pairwise(sorted({0, *cuts, 15})):
+        own = {pair: value for pair, value in pairs.items() if first <= pair[0] < last}
+        parts.append(keep_representatives(dropped, first, last, *arrays(own)))
+    twin, similarity = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    kept = {document for document in range(15) if twin[document] == document}
+    assert kept == set(np.flatnonzero(~dropped).tolist())
     assert 0 in kept
     assert not any(later in kept and earlier in kept for later, earlier in pairs)
     for document in range(15):
@@ -80,16 +86,24 @@ def test_components_are_those_of_flood_fill(pairs):
             grown, reached = reached, set().union(*(neighbours[member] for member in reached))
         expected.append(min(reached))
     later, earlier, _ = arrays(pairs)
-    assert components(15, later, earlier).tolist() == expected
+    halves = [(later[::2], earlier[::2]), (later[1::2], earlier[1::2])]
+    found = components(15, halves)
+    assert found.tolist() == expected
+    sizes = Counter(expected)
+    several = [document for document in range(15) if sizes[expected[document]] > 1]
+    members, largest = by_component(found)
+    key = lambda document: (-sizes[expected[document]], expected[document], document)  # noqa: E731
+    assert members.tolist() == sorted(several, key=key)
+    assert largest == max(sizes.values())
 
 
 def test_a_long_chain_does_not_overflow_or_slow_down():
     size = 200_000
     later, earlier = np.arange(1, size, dtype=np.uint64), np.arange(size - 1, dtype=np.uint64)
-    assert not components(size, later, earlier).any()
-    assert not components(size, later[::-1].copy(), earlier[::-1].copy()).any()
-    twin, _ = keep_representatives(size, later, earlier, np.ones(size - 1))
-    assert (twin[0::2] == -1).all()
+    assert not components(size, [(later, earlier)]).any()
+    assert not components(size, [(later[::-1].copy(), earlier[::-1].copy())]).any()
+    twin, _ = keep_representatives(np.zeros(size, bool), 0, size, later, earlier, np.ones(size - 1))
+    np.testing.assert_array_equal(twin[0::2], np.arange(0, size, 2))
     np.testing.assert_array_equal(twin[1::2], np.arange(0, size, 2))
 
 

@@ -8,6 +8,7 @@ import json
 import lzma
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -120,14 +121,18 @@ def test_the_same_records_are_kept_however_they_are_laid_out(folder, tmp_path, m
 
 def test_a_planted_order_dependence_is_noticed(folder, tmp_path, monkeypatch):
     """The twin of the test above: were the order of files to decide what is kept, it would fail."""
-    from curation.dedup import exact, fuzzy
+    from curation.dedup import ranking
 
     records = corpus()
     (folder / "a.jsonl").write_bytes(jsonl(records))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.jsonl").write_bytes(jsonl(records[::-1]))
-    for module in (exact, fuzzy):
-        monkeypatch.setattr(module, "preference", lambda keep, names, columns, origins: columns["row"].argsort())
+    halves = ("high", "low")
+    monkeypatch.setattr(
+        ranking,
+        "wishes",
+        lambda keep, columns: [np.arange(len(columns["low"])), *(columns[one] for one in halves)],
+    )
     assert kept_of(run(folder)) != kept_of(run(tmp_path / "other", "out2"))
 
 
