@@ -7,9 +7,11 @@ bits are. All of the index is in memory: about 30 bytes an n-gram for method "de
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from curation.decontaminate.benchmarks import Item
 from curation.decontaminate.settings import Decon, NgramShare
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import TABLES, hash_words, roll
+from curation.files import atomic
 
 NO_ONE = -1  # in a table's slot
 FILTER_BITS = 16  # of the filter for each n-gram
@@ -75,6 +78,36 @@ class ShareIndex(NamedTuple):
     totals: np.ndarray  # int64 (targets,): distinct n-grams compared
     items: np.ndarray  # int64 (targets,)
     answers: np.ndarray  # bool (targets,): the target is the answer
+
+
+def save_index(path: Path, index: tuple) -> None:
+    """Write the arrays of an index, complete or absent."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **dict(_arrays(index, "")))
+
+
+def load_index(path: Path, kind: type) -> DeconIndex | ShareIndex:
+    """The index that `save_index` wrote, of one of the two kinds."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return _index(kind, arrays, "")
+
+
+def _arrays(index: tuple, above: str) -> Iterator[tuple[str, np.ndarray]]:
+    for name, part in index._asdict().items():
+        if isinstance(part, tuple):
+            yield from _arrays(part, f"{above}{name}.")
+        else:
+            yield above + name, part
+
+
+def _index(kind: type, arrays: Mapping[str, np.ndarray], above: str) -> Any:
+    parts = get_type_hints(kind).items()
+    return kind(
+        *(
+            arrays[above + name] if of is np.ndarray else _index(of, arrays, f"{above}{name}.")
+            for name, of in parts
+        )
+    )
 
 
 def memory(index: tuple) -> int:
@@ -190,6 +223,7 @@ def _telling(words: np.ndarray, ngram: int) -> np.ndarray:
     return np.unique(out[2 * (singles[ngram:] - singles[:-ngram]) <= ngram])
 
 
+@cache
 def _single_characters() -> np.ndarray:
     return np.concatenate(word_hashes(list("abcdefghijklmnopqrstuvwxyz0123456789_")))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,21 @@ import pyarrow.parquet as pq
 from curation.chat import DOCUMENT_COLUMNS
 from curation.decontaminate.benchmarks import Benchmark, Item, files_hash, raw_files, read_items
 from curation.decontaminate.detect import DeconScanner, Match
-from curation.decontaminate.index import DeconIndex, ShareIndex, decon_index, memory, share_index
+from curation.decontaminate.index import (
+    DeconIndex,
+    ShareIndex,
+    decon_index,
+    load_index,
+    memory,
+    save_index,
+    share_index,
+)
 from curation.decontaminate.settings import Decon, Decontaminate, NgramShare
 from curation.decontaminate.share import ShareScanner
 from curation.dedup.documents import Shard, list_shards
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import TABLES, hash_words
-from curation.files import remove, write_parquet
+from curation.files import read_json, remove, write_json, write_parquet
 from curation.ledger import alive, write_ledger
 from curation.measure.render import rendered_text
 from curation.schema import require_same_ids
@@ -32,7 +41,9 @@ from curation.steps import UNITS, Build, Context, StepOutput, step
 VERSION = 1
 STAGE = "decontaminate"
 FOUND = "found"  # the matches of each shard: removed at the end
+SEARCHES = "searches"  # the indexes: units find them there, since each would be megabytes of arguments
 EXCERPT = 600  # characters of a document and of an item that a match shows
+ITEM = [field.name for field in fields(Item)]
 PROBLEMS_SHOWN = 3  # of a benchmark, in the alarm
 
 MATCHES = pa.schema(
@@ -71,6 +82,18 @@ class Search:
         kind = DeconScanner if self.method == "decon" else ShareScanner
         return kind(self.index, self.settings)
 
+    def save(self, folder: Path) -> None:
+        save_index(folder / f"{self.method}.npz", self.index)
+        write_json(folder / f"{self.method}.json", [[getattr(item, name) for name in ITEM] for item in self.items])
+
+
+@functools.lru_cache(maxsize=4)
+def load_search(folder: Path, method: str, settings: Decon | NgramShare) -> Search:
+    """The search that was saved, kept for the next shard: of a step's folder there is only one content."""
+    index = load_index(folder / f"{method}.npz", DeconIndex if method == "decon" else ShareIndex)
+    items = [Item(*values) for values in read_json(folder / f"{method}.json")]
+    return Search(method, index, items, settings)
+
 
 def decontaminate(
     ctx: Context,
@@ -104,13 +127,14 @@ def decontaminate(
             report[benchmark.name] = {"items": len(found), "unreadable": len(problems)}
             items += found
             _complain(build, benchmark, found, problems)
-        searches = _searches(config, methods, items, build)
+        for search in _searches(config, methods, items, build):
+            search.save(build.scratch(SEARCHES))
         build.scratch(FOUND)
         shards = list_shards(pools, measured)
         units = {
-            shard.key: (shard, ledgers, searches[methods[shard.source]], config.action)
+            shard.key: (shard, ledgers, method, getattr(config, method), config.action)
             for shard in shards
-            if methods[shard.source] != "none"
+            if (method := methods[shard.source]) != "none"
         }
         results = build.map(scan_shard, units, "threads")
         tables = [pq.read_table(build.folder / FOUND / f"{key}.parquet") for key in sorted(units)]
@@ -121,14 +145,22 @@ def decontaminate(
         _count(build, shards, results, matches)
         remove(build.folder / UNITS)  # before what it speaks of, so that a killed run can go on
         remove(build.folder / FOUND)
+        remove(build.folder / SEARCHES)
 
     return step(ctx, STAGE, VERSION, _literals(config, methods), inputs, work)
 
 
 def scan_shard(
-    folder: Path, key: str, shard: Shard, ledgers: list[StepOutput], search: Search, action: str
+    folder: Path,
+    key: str,
+    shard: Shard,
+    ledgers: list[StepOutput],
+    method: str,
+    settings: Decon | NgramShare,
+    action: str,
 ) -> dict[str, int]:
     """Look at the living documents of a shard; write its ledger and its matches."""
+    search = load_search(folder / SEARCHES, method, settings)
     ids = pq.read_table(shard.pool, columns=["id"])["id"].combine_chunks()
     require_same_ids(
         pa.chunked_array([ids]), pq.read_table(shard.measured, columns=["id"])["id"], str(shard.measured)
@@ -190,18 +222,14 @@ def _complain(build: Build, benchmark: Benchmark, items: list[Item], problems: l
         build.alarm(f"benchmark '{benchmark.name}': {len(problems)} records cannot be read: {shown}")
 
 
-def _searches(
-    config: Decontaminate, methods: dict[str, str], items: list[Item], build: Build
-) -> dict[str, Search]:
+def _searches(config: Decontaminate, methods: dict[str, str], items: list[Item], build: Build) -> Iterator[Search]:
     """An index for each method in use, and how many items of each benchmark they compare."""
-    searches = {}
     build.counts |= {"index_bytes": 0, "index_ngrams": 0}
     for method, make in (("decon", decon_index), ("ngram_share", share_index)):
         if method not in methods.values():
             continue
         settings = getattr(config, method)
         index, kept, left_out = make(items, settings)
-        searches[method] = Search(method, index, kept, settings)
         build.counts["index_bytes"] += memory(index)
         build.counts["index_ngrams"] += len(index.table.starts) - 1
         for name, counts in build.counts["by_benchmark"].items():
@@ -209,7 +237,7 @@ def _searches(
             counts[method] = {"compared": counts["items"] - sum(ignored.values()), "ignored": ignored}
             if not counts[method]["compared"]:
                 build.alarm(f"benchmark '{name}': no item can be compared by method {method}: {ignored}")
-    return searches
+        yield Search(method, index, kept, settings)
 
 
 def _described(match: Match, item: Item, texts: pa.LargeStringArray) -> dict[str, Any]:

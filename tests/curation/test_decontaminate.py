@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import random
 import re
 
@@ -21,7 +22,7 @@ from curation.decontaminate.settings import Decontaminate
 from curation.decontaminate.station import decontaminate
 from curation.dedup.shingles import words
 from curation.ledger import alive
-from curation.steps import Context
+from curation.steps import Build, Context
 from tests.curation.decontamination import inserted, manual, recased, repunctuated
 
 
@@ -202,6 +203,23 @@ def content(output, wrong: bool = False) -> list[tuple]:
     if wrong:
         rows[0]["score"] -= 1e-9
     return sorted(tuple(str(row[name]) for name in names) for row in rows)
+
+
+def test_units_find_the_indexes_in_files(stations, paragraphs, items, benchmark, monkeypatch):
+    """A cluster sends a unit's arguments with each: they hold no index, which can be large."""
+    planted_pools(stations, paragraphs, items, 4)
+    true_map, sizes = Build.map, []
+
+    def weighs(build, function, units, kind):
+        sizes.extend(len(pickle.dumps(unit)) for unit in units.values())
+        indexes = sum(path.stat().st_size for path in (build.folder / station.SEARCHES).iterdir())
+        assert indexes > 10 * max(sizes)
+        return true_map(build, function, units, kind)
+
+    monkeypatch.setattr(Build, "map", weighs)
+    output = run(stations, Decontaminate(benchmarks=[benchmark]))
+    assert sizes
+    assert not (output.folder / station.SEARCHES).exists()
 
 
 def test_a_killed_run_goes_on_with_the_shards_left(make_stations, paragraphs, items, benchmark, monkeypatch):
