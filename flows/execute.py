@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ def execute(
             recorder.finish("interrupted")
             raise
         run = recorder.finish("completed")
-    stage("report", lambda: write_report(run))
+    threads = min(executor.workers, os.cpu_count() or 1)
+    stage("report", lambda: write_report(run, threads))
     run.publish()
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +33,48 @@ FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(run: Run) -> Path:
+SECTIONS = {  # those that take longest first
+    "samples": samples,
+    "measurements": measurements,
+    "duplicates": duplicates,
+    "repeats": repeats,
+    "tokenizer": tokenizer,
+    "contamination": contamination,
+    "quality": quality,
+    "derived": derived,
+    "mixes": mixes,
+    "pairs": pairs_tables,
+    "heldout": heldout,
+    "training": training,
+    "lineage": lineage,
+}
+
+
+def write(run: Run, threads: int = 1) -> Path:
     """Write the report of a run, complete or absent, and return its path."""
     path = run.folder / FILE
-    write_bytes(path, render(run).encode("utf-8", "backslashreplace"))
+    write_bytes(path, render(run, threads).encode("utf-8", "backslashreplace"))
     return path
 
 
-def render(run: Run) -> str:
+def render(run: Run, threads: int = 1) -> str:
     """The report as a string. Every value of the data is escaped by the template engine."""
-    return environment().get_template("report.html").render(view(run))
+    return environment().get_template("report.html").render(view(run, threads))
 
 
-def view(run: Run) -> dict[str, Any]:
+def view(run: Run, threads: int = 1) -> dict[str, Any]:
     """All sections of the report as plain data and drawings; a section without data is None or empty."""
-    census = take_census(run)
+    with ThreadPoolExecutor(threads) as pool:
+        counted = pool.submit(take_census, run)
+        made = {name: pool.submit(section, run) for name, section in SECTIONS.items()}
+        census = counted.result()
+        sections = {name: future.result() for name, future in made.items()}
     return {
         "run": run.data,
         "name": run.name,
         "overview": overview(run, census),
         "waterfall": waterfall(run, census),
-        "measurements": measurements(run),
-        "duplicates": duplicates(run),
-        "repeats": repeats(run),
-        "tokenizer": tokenizer(run),
-        "contamination": contamination(run),
-        "quality": quality(run),
-        "derived": derived(run),
-        "mixes": mixes(run),
-        "pairs": pairs_tables(run),
-        "heldout": heldout(run),
-        "training": training(run),
-        "samples": samples(run),
-        "lineage": lineage(run),
+        **sections,
     }
 
 
