@@ -22,18 +22,15 @@ def plan_stages(path: Path, settings: list[str]) -> list[dict[str, Any]]:
 
     {stage, method, mix, parent, parameters, trained, batch_tokens, steps, tokens, flops, processes, state,
     activations, memory}: memory in bytes, of one process. Tokens and what follows of them are those of the mix's
-    budget, None where its recipe has none; a stage may see fewer. Of a given checkpoint, or a model by a config of
-    transformers, no size is told.
+    budget, None where its recipe has none; a stage may see fewer. Of a given checkpoint no size is told.
     """
     pipeline, recipes = load_pipeline(path, settings)
     vocabulary = _vocabulary(pipeline)
-    shapes: dict[str, ModelConfig | None] = {}  # None: of transformers, not looked into
+    shapes: dict[str, ModelConfig | None] = {}  # None: of a given checkpoint
     rows = []
     for name, stage in pipeline.train.items():
         config = stage.config
         shape = shapes[name] = config.model or shapes.get(str(stage.parent))
-        if shape is not None and shape.config is not None:
-            shape = shapes[name] = None
         found = None if shape is None else size(shape, vocabulary, config)
         budget = recipes[stage.mix].budget
         tokens = None if budget is None else budget * config.epochs

@@ -67,7 +67,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden, weight, targets, z_loss, products):
         wanted = any(ctx.needs_input_grad)
-        hidden_grad, weight_grad = (torch.empty_like(hidden), torch.zeros_like(weight)) if wanted else (None, None)
+        hidden_grad, weight_grad = _gradients(ctx, hidden, weight)
         nll = hidden.new_empty(len(targets))
         total = hidden.new_zeros(())
         factors = _factors(hidden, weight, products)
@@ -85,8 +85,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient, _):
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * gradient, weight_grad * gradient, None, None, None
+        # In place: the matrix is large. A second backward pass is refused by autograd.
+        return *(one if one is None else one.mul_(gradient) for one in ctx.saved_tensors), None, None, None
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -108,7 +108,7 @@ class _TokenLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient):
         hidden, weight, targets = ctx.saved_tensors
-        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+        hidden_grad, weight_grad = _gradients(ctx, hidden, weight)
         done = ctx.kept[-1][0].stop if ctx.kept else 0
         factors = _factors(hidden, weight, ctx.products)
         again = _chunks(*factors, targets, weight.dtype, ctx.products, True, first=done)
@@ -117,6 +117,17 @@ class _TokenLogps(torch.autograd.Function):
             _add_gradients(hidden_grad, weight_grad, rows, slopes, *factors)
         ctx.kept = []  # overwritten: a second backward pass has nothing to go by, and autograd refuses it
         return hidden_grad, weight_grad, None, None
+
+
+def _gradients(
+    ctx: FunctionCtx, hidden: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Memory for both gradients, the weight's of zeros; None for one that nobody wants, as of a frozen matrix."""
+    hidden_wanted, weight_wanted = ctx.needs_input_grad[:2]
+    return (
+        torch.empty_like(hidden) if hidden_wanted else None,
+        torch.zeros_like(weight) if weight_wanted else None,
+    )
 
 
 def _factors(hidden: torch.Tensor, weight: torch.Tensor, products: Products) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,15 +216,18 @@ def _multiply(one: torch.Tensor, other: torch.Tensor, out: torch.Tensor) -> None
 
 
 def _add_gradients(
-    hidden_grad: torch.Tensor,
-    weight_grad: torch.Tensor,
+    hidden_grad: torch.Tensor | None,
+    weight_grad: torch.Tensor | None,
     rows: slice,
     slopes: torch.Tensor,
     hidden: torch.Tensor,
     weight: torch.Tensor,
 ) -> None:
     """A chunk's part of both gradients, which may be of a wider type than the factors."""
-    _multiply(slopes, weight, hidden_grad[rows])
+    if hidden_grad is not None:
+        _multiply(slopes, weight, hidden_grad[rows])
+    if weight_grad is None:
+        return
     if slopes.dtype == weight_grad.dtype:
         weight_grad.addmm_(slopes.T, hidden[rows])
     else:

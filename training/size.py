@@ -8,6 +8,7 @@ parameter's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from training.config import ModelConfig, TrainConfig
@@ -80,12 +81,19 @@ def sharing_threads(trained: int, config: TrainConfig) -> int:
 
 def size(shape: ModelConfig, vocabulary: int, config: TrainConfig) -> Size:
     """Of a stage that trains a model of this shape."""
+    if shape.config is not None:
+        return _size_of_given(shape, vocabulary, config)
     total = parameters(shape, vocabulary)
     trained = total if config.lora is None else adapted(shape, config)
+    return _size(shape, total, trained, rows(vocabulary) * shape.hidden_size, config)
+
+
+def _size(shape: ModelConfig, total: int, trained: int, output: int, config: TrainConfig) -> Size:
+    """Of a model of about this shape, with so many parameters, those trained, and those of the output matrix."""
     shared_by = config.processes if config.sharding == "full" else 1
     state = (total * FLOAT + trained * (OF_PARAMETER - FLOAT)) // shared_by
     state += trained * FLOAT * (sharing_threads(trained, config) - 1)
-    hidden, output = shape.hidden_size, rows(vocabulary) * shape.hidden_size
+    hidden = shape.hidden_size
     kept = KEPT[shape.architecture] * hidden + KEPT_BY_FEED_FORWARD * width(shape)
     layers = shape.layers * hidden + kept if config.gradient_checkpointing else shape.layers * kept
     numbers = config.micro_batch_tokens * (layers + 3 * hidden) + output
@@ -93,3 +101,39 @@ def size(shape: ModelConfig, vocabulary: int, config: TrainConfig) -> Size:
         apart = (1 if shape.tie_embeddings else 2) * output + hidden
         numbers += apart + 2 * (total - apart) // shape.layers
     return Size(total, trained, state, numbers * FLOAT)
+
+
+def _size_of_given(shape: ModelConfig, vocabulary: int, config: TrainConfig) -> Size:
+    """Of a model by a config of transformers: it is made without its numbers, and its parameters are counted.
+
+    Its layers are taken to keep for the backward pass what a Llama's of their widths would.
+    """
+    import torch  # here: no other plan needs it
+    from transformers.pytorch_utils import Conv1D
+
+    from training.model import Specials, new_causal
+
+    with torch.device("meta"):
+        model = new_causal(shape, vocabulary, Specials(0, 0, 0))
+    told, output = model.config, model.get_output_embeddings()
+    total = trained = sum(one.numel() for one in model.parameters())
+    if config.lora is not None:
+        linear = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+        }
+        chosen = config.lora.targets
+        sides = [sum(m.weight.shape) for name, m in linear.items() if not chosen or name.split(".")[-1] in chosen]
+        trained = config.lora.rank * sum(sides)
+    hidden = told.hidden_size
+    experts = getattr(told, "num_experts_per_tok", None) or 1
+    width = getattr(told, "moe_intermediate_size", None) or getattr(told, "intermediate_size", None) or 4 * hidden
+    like = ModelConfig(
+        hidden_size=2 * math.ceil(hidden / 2),
+        heads=1,
+        layers=told.num_hidden_layers,
+        intermediate_size=experts * width,
+        tie_embeddings=told.tie_word_embeddings,
+    )
+    return _size(like, total, trained, output.weight.numel(), config)

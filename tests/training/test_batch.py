@@ -186,3 +186,21 @@ def test_packed_documents_learn_what_each_learns_alone(context, model):
     # The planted bug: one long document, so that each attends to those before it.
     leaking = replace(packed, lengths=[sum(packed.lengths)], shared=[0])
     assert not same(gradients(model, method, [leaking]), alone)
+
+
+def test_a_document_without_loss_adds_nothing(context, model):
+    """It is computed, and no term of the loss is its own; the planted bug: its tokens count."""
+    answer = text("talk", "an answer that is learned")
+    silent = replace(text("talk", "a question alone"), mask=[0] * len(text("talk", "a question alone").tokens))
+    data = open_data(write_data(context, "instruct", [answer, silent]))
+
+    def found(rows: list[int], mask: np.ndarray = data.mask) -> dict[str, torch.Tensor]:
+        rows = np.array(rows)
+        nothing = np.zeros(len(rows), np.int64)
+        with_mask = replace(data, mask=mask)
+        batch = make_batch(with_mask, rows, data.start[rows], data.length[rows], nothing, device())
+        return gradients(model, Causal(with_mask), [batch])
+
+    learned = int(np.flatnonzero(data.length == len(answer.tokens))[0])
+    assert same(found([0, 1]), found([learned]))
+    assert not same(found([0, 1], np.ones_like(data.mask)), found([learned]))

@@ -145,6 +145,21 @@ def test_token_logps_are_log_softmax(rows, kept, products, monkeypatch):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("function", [head.cross_entropy, head.token_logps])
+def test_a_frozen_output_matrix_is_given_no_gradient(rows, function, monkeypatch):
+    """As under adapters: neither its memory nor its product is spent."""
+    hidden, weight, targets = rows
+
+    def value(weight):
+        found = function(hidden, weight, targets)
+        return found[0] if isinstance(found, tuple) else found.sum()
+
+    expected = torch.autograd.grad(value(weight), hidden)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros_like", None)
+        assert torch.equal(torch.autograd.grad(value(weight.detach()), hidden)[0], expected)
+
+
 def test_mask_leaves_tokens_out():
     nll, log_partition = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 1.0, 2.0])
     loss = causal(nll, torch.tensor([True, False, True]), log_partition, z_loss=0.5)

@@ -42,6 +42,24 @@ def test_sizes_of_other_shapes(changes):
     assert parameters(shape, 1000) == sum(parameter.numel() for parameter in built(shape, 1000).parameters())
 
 
+@pytest.mark.parametrize("lora", [None, Lora(rank=4), Lora(rank=4, targets=("q_proj", "up_proj"))])
+def test_a_model_by_its_config_is_as_large_as_by_its_shape(lora):
+    shape = ModelConfig(hidden_size=96, layers=3, heads=6, kv_heads=2, tie_embeddings=False)
+    given = {
+        "model_type": "llama",
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "intermediate_size": width(shape),
+        "tie_word_embeddings": False,
+    }
+    config = TrainConfig(model=shape, lora=lora)
+    assert size(ModelConfig(config=given), 1000, config) == size(shape, 1000, config)
+    deeper = size(ModelConfig(config=given | {"num_hidden_layers": 4}), 1000, config)
+    assert deeper.memory > size(shape, 1000, config).memory
+
+
 def test_the_7b_model_is_olmo_3():
     """7.3B parameters; 7,298,011,136 where the embedding has the tokenizer's 100,278 rows, as it is released."""
     shape = TrainConfig(preset="7b").model

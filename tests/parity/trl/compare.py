@@ -4,8 +4,9 @@
 
 Both sides start from the same weights of random models of Llama's and GPT-2's shape, in float32, with eager
 attention and padded rows on TRL's side, packed rows on ours, and are fed the same token ids: lengths that differ,
-answers of a single token, pad tokens inside an answer, a last step of fewer rows. Compared are the log-probability
-of every token in the loss, losses and gradient norms of 20 steps, and the weights after them. Prints a line for
+answers of a single token, pad tokens inside an answer, a last step of fewer rows; in cases of their own rows
+without any token in the loss, and a pad token that is the end of every answer. Compared are the log-probability of
+every token in the loss, losses and gradient norms of 20 steps, and the weights after them. Prints a line for
 each case and fails on any difference above its limit.
 """
 
@@ -97,15 +98,20 @@ class Case:
     theirs: dict = field(default_factory=dict)
     ours: dict = field(default_factory=dict)
     margins: bool = False
+    empty: bool = False  # every seventh row has no answer, so no token in the loss
+    pad_is_end: bool = False
     batch: int = BATCH  # rows of TRL's micro-batch
 
 
 CASES = [
     Case("SFT", "sft"),
     Case("SFT, accumulated", "sft", {"gradient_accumulation_steps": 2}, {"micro_batch_tokens": 150}, batch=2),
+    Case("SFT, rows without loss", "sft", empty=True),
+    Case("SFT, pad = end", "sft", pad_is_end=True),
     Case("RM", "reward"),
     Case("RM, margin and centring", "reward", {"center_rewards_coefficient": 0.01}, {"centring": 0.01}, True),
     Case("DPO sigmoid", "dpo"),
+    Case("DPO sigmoid, pad = end", "dpo", pad_is_end=True),
     Case("DPO hinge", "dpo", {"loss_type": ["hinge"]}, {"dpo_loss": "hinge"}),
     Case("DPO IPO", "dpo", {"loss_type": ["ipo"]}, {"dpo_loss": "ipo"}),
     Case(
@@ -168,10 +174,11 @@ def write_models(folder: Path) -> dict[str, Path]:
     """Random models of each shape, with their reward models: causal and reward folders by name of shape."""
     tokenizer = Tokenizer(models.BPE({chr(256 + n): n for n in range(256)}, []))
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SPECIAL_TOKENS[0], pad_token=SPECIAL_TOKENS[1]
-    )
-    fast.save_pretrained(folder / "tokenizer")
+    for name, pad in (("tokenizer", PAD), ("tokenizer-end", END)):
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token=SPECIAL_TOKENS[0], pad_token=SPECIAL_TOKENS[pad - 256]
+        )
+        fast.save_pretrained(folder / name)
     for name, config in SHAPES.items():
         torch.manual_seed(1)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
@@ -181,6 +188,8 @@ def write_models(folder: Path) -> dict[str, Path]:
                     parameter.mul_(3)
         save_model(model, folder / "tokenizer", folder / name)
         save_model(reward_from_causal(folder / name, PAD), folder / "tokenizer", folder / f"{name}-reward")
+        model.config.pad_token_id = model.generation_config.pad_token_id = END
+        save_model(model, folder / "tokenizer-end", folder / f"{name}-end")
 
 
 def settings(case: Case) -> TrainConfig:
@@ -231,8 +240,6 @@ def per_token(case: Case, model: PreTrainedModel, batch) -> list[list[float]]:
 
 
 def by_peer(case: Case, rows: list[dict], order: list[int], model: Path, folder: Path, python: str) -> dict:
-    if not case.margins:
-        rows = [{**row, "margin": None} for row in rows]
     job = {
         "method": case.method,
         "model": str(model),
@@ -297,6 +304,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default=".peers/trl/bin/python", help="Python of TRL's environment")
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--only", default="", help="part of a case's name")
     options = parser.parse_args()
     rows, failed = make_rows(STEPS * BATCH - 1), False
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
@@ -305,12 +313,20 @@ def main() -> int:
         folder = Path(temporary)
         write_models(folder)
         for shape in options.shapes:
-            for number, case in enumerate(CASES):
-                model = folder / (f"{shape}-reward" if case.method == "reward" else shape)
-                place = folder / f"{shape}-{number}"
-                mine = [row if case.margins else {**row, "margin": None} for row in rows]
-                ours = by_us(case, mine, order, model, place / "ours")
-                theirs = by_peer(case, mine, order, model, place / "theirs", options.peer)
+            for case in (one for one in CASES if options.only in one.name):
+                kind = "-reward" if case.method == "reward" else "-end" if case.pad_is_end else ""
+                model = folder / f"{shape}{kind}"
+                place = folder / f"{shape}-{CASES.index(case)}"
+                fed = [
+                    {
+                        **row,
+                        "margin": row["margin"] if case.margins else None,
+                        "chosen": [] if case.empty and number % 7 == 4 else row["chosen"],
+                    }
+                    for number, row in enumerate(rows)
+                ]
+                ours = by_us(case, fed, order, model, place / "ours")
+                theirs = by_peer(case, fed, order, model, place / "theirs", options.peer)
                 found = apart(case, ours, theirs)
                 wrong = [name for name, limit in LIMITS.items() if not found[name] <= limit]
                 failed |= bool(wrong)
