@@ -213,19 +213,28 @@ class Line:
         context, pipeline, ledgers = self.context, self.pipeline, self.ledgers
         limit_threads(context.executor.workers)
         before = dict(self.pools), dict(self.measured)  # a tokenizer learns from every text once
+        tokens: Outputs = {}
         classes: Outputs = {}
 
-        def tokenizer() -> None:
+        def count(name: str, sources: Sequence[AnySource]) -> None:
+            counted = self._each_source(
+                name, lambda one: count_tokens(context, self.pools[one], self.tokenizer), sources
+            )
+            tokens.update(counted)
+
+        def train_and_count() -> None:
             self.tokenizer = self.stage(
                 "tokenizer", lambda: train_tokenizer(context, *before, ledgers, pipeline.tokenizer)
             )
+            count("tokens", pipeline.all_sources)
 
         def derive_and_classify() -> None:
             self._derive()
             classes.update(self._classify())
 
-        self._at_once(tokenizer, derive_and_classify)
-        tokens = self._each_source("tokens", lambda name: count_tokens(context, self.pools[name], self.tokenizer))
+        self._at_once(train_and_count, derive_and_classify)
+        if pipeline.derive:
+            count("tokens-derived", pipeline.derive)
         sources = {source.name: source for source in pipeline.catalogued}
         self.catalogs = self._each_source(
             "catalog",
