@@ -167,16 +167,17 @@ class LocalExecutor(Executor):
 
     def _discard(self, pool: ProcessPoolExecutor) -> None:
         with self._lock:
-            if self._processes is pool:
-                self._processes = None
+            if self._processes is not pool:
+                return  # another thread ends it: two at once would close the same pipes
+            self._processes = None
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
         self.closed = True
-        if self._processes is not None:
-            self._discard(self._processes)
+        if (pool := self._processes) is not None:
+            self._discard(pool)
 
 
 def name_of(function: Callable[..., Any]) -> str:

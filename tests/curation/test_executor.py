@@ -2,8 +2,10 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -56,6 +58,29 @@ def test_closed_executor_stops():
         list(executor.map(square, [(1,), (2,)], "threads"))
     with pytest.raises(StoppedError):
         list(executor.map(square, [(1,), (2,)], "processes"))
+
+
+def test_a_pool_is_ended_by_one_thread_alone():
+    """Two sources whose worker died, or Ctrl-C meanwhile: ended twice at once, its pipes are closed twice."""
+    inside, ended = threading.Event(), []
+
+    class Pool:
+        _processes: ClassVar = {}
+
+        def shutdown(self, **_):
+            ended.append(threading.current_thread())
+            inside.set()
+            time.sleep(0.05)
+
+    executor = LocalExecutor(2)
+    executor._processes = pool = Pool()
+    first = threading.Thread(target=executor._discard, args=(pool,))
+    first.start()
+    inside.wait()
+    executor._discard(pool)
+    executor.close()
+    first.join()
+    assert ended == [first]
 
 
 def test_each_keeps_order_and_nests():
