@@ -5,37 +5,55 @@ its characters, blanks included, times its occurrences, also if it occurs once. 
 the left over n words joined by nothing; one seen before counts with its characters and the pass goes on behind it.
 
 Both are exact, and look up few n-grams. Small counters by hash, which can only be too high since several n-grams
-share one, tell in a pass without branches which n-grams can be frequent or repeated; those alone are counted.
+share one, tell in passes without branches which n-grams can be frequent or repeated; those alone are counted. Of
+the top ones only pairs are counted that way: a longer n-gram is not more frequent than the pairs within it.
 """
 
 from __future__ import annotations
+
+from collections import namedtuple
 
 import numpy as np
 
 from curation.compiled import njit
 from curation.measure.hashing import number_of, table_size
-from curation.measure.intrinsics import load64
+from curation.measure.intrinsics import high_product, least_mask, load64, trailing_zeros
 
 TOP = (2, 3, 4)
 DUPLICATE = (5, 6, 7, 8, 9, 10)
 NGRAM_COUNTS = len(TOP) + len(DUPLICATE)
 STEP, LONGEST = 8, 64  # bytes by which beginnings of n-grams are compared
 MOST = 255  # of a counter: this many or more
+BLOCK = 64  # pairs that are looked at together
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
-_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_THIRD = np.uint64(0xC2B2AE3D27D4EB4F)
+_ALL, _1, _2, _3 = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1), np.uint64(2), np.uint64(3)
+
+# Room for a document: counters by hash; by word the count of the pair that begins there, hashes and places of
+# counters; slots, keys, counts and firsts of a hash table; words where n-grams begin, their levels.
+Scratch = namedtuple(
+    "Scratch",
+    "counters others pairs hashes places other_places slots keys counts firsts starts levels active",
+)
 
 
 @njit(nogil=True)
 def ngram_scratch(words):
-    """Room for a document of so many words: (counters, n-grams' hashes, slots, keys, counts, firsts, starts)."""
+    """Room for a document of so many words."""
     size = table_size(words)
-    return (
-        np.empty((len(TOP), 2 * size), np.uint8),
-        np.empty((len(TOP), words + 1), np.uint64),
+    return Scratch(
+        np.empty(2 * size, np.uint8),
+        np.empty(2 * size, np.uint8),
+        np.empty(words + 2 * BLOCK, np.uint8),
+        np.empty(words + 1, np.uint64),
+        np.empty(words + 1, np.uint32),
+        np.empty(words + 1, np.uint32),
         np.empty(size, np.int32),
         np.empty(words + 1, np.uint64),
         np.empty(words + 1, np.int32),
         np.empty(words + 1, np.int32),
+        np.empty(words + 1, np.int32),
+        np.empty(words + 1, np.uint8),
         np.empty(words + 1, np.int32),
     )
 
@@ -44,26 +62,17 @@ def ngram_scratch(words):
 def count_ngrams(tokens, words, scratch, out):
     """Fill `out` (NGRAM_COUNTS numbers, characters) for the first `words` tokens."""
     out[:] = 0
-    counters, hashes, slots, keys, counts, firsts, starts = scratch
     if words >= 2:
-        _top_ngrams(tokens, words, counters, hashes, slots, keys, counts, firsts, starts, out)
-    if words < DUPLICATE[0]:
-        return
-    levels = firsts
-    candidates = _repeated_starts(tokens, words, counters[0], hashes[0], starts, levels)
-    _raise_levels(tokens, candidates, counters[0], hashes[0], hashes[1], starts, levels)
-    for n in DUPLICATE:
-        if candidates == 0:
-            return
-        out[n - 2], candidates = _duplicate_chars(
-            tokens, words, n, candidates, counters[0], hashes[1], slots, keys, levels, starts
-        )
+        _top_ngrams(tokens, words, scratch, out)
+    if words >= DUPLICATE[0]:
+        _duplicate_ngrams(tokens, words, scratch, out)
 
 
 @njit(nogil=True, inline="always", _nrt=False)
 def _combined(first, second):
-    hashed = (first * _FIRST + second) * _SECOND
-    return hashed ^ hashed >> np.uint64(32)
+    """A hash of two numbers: both halves of their product, since the lower one keeps last bytes apart."""
+    first, second = first ^ _FIRST, second ^ _SECOND
+    return high_product(first, second) ^ first * second
 
 
 @njit(nogil=True, inline="always", _nrt=False)
@@ -73,88 +82,109 @@ def _joined_chars(tokens, start, n):
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
-def _count_by_hash(tokens, words, mask, counters, hashes):
-    """Hash all n-grams of 2, 3 and 4 words by where they begin and count them; the highest counter of each."""
-    two = three = four = np.uint8(0)
-    pair = triple = np.uint64(0)
-    word = tokens.hashes[0]
-    for k in range(1, words):
-        following = tokens.hashes[k]
-        new_pair = _combined(word, following)
-        new_triple = _combined(pair, new_pair)
-        quadruple = _combined(triple, new_triple)
-        hashes[0, k - 1] = new_pair
-        count = counters[0, new_pair & mask]
-        count += np.uint8(count < MOST)
-        counters[0, new_pair & mask] = count
-        two = max(two, count)
-        if k >= 2:
-            hashes[1, k - 2] = new_triple
-            count = counters[1, new_triple & mask]
-            count += np.uint8(count < MOST)
-            counters[1, new_triple & mask] = count
-            three = max(three, count)
-        if k >= 3:
-            hashes[2, k - 3] = quadruple
-            count = counters[2, quadruple & mask]
-            count += np.uint8(count < MOST)
-            counters[2, quadruple & mask] = count
-            four = max(four, count)
-        word, pair, triple = following, new_pair, new_triple
-    return two, three, four
-
-
-@njit(nogil=True, forceinline=True, _nrt=False)
-def _top_ngrams(tokens, words, counters, hashes, slots, keys, counts, firsts, starts, out):
-    size = 2 * table_size(words)
-    mask = np.uint64(size - 1)
-    counters[:, :size] = 0
-    highest = _count_by_hash(tokens, words, mask, counters, hashes)
+def _top_ngrams(tokens, words, scratch, out):
+    highest = _count_pairs(tokens, words, scratch)
+    least, occurrences = highest, 1
     for n in range(2, min(words, 4) + 1):
-        least = np.int64(highest[n - 2])
         best, occurrences = 0, 1
         while least > 1:
-            found = _frequent(n - 2, words - n + 1, least, mask, counters, hashes, starts)
-            best, occurrences = _most_frequent(found, hashes[n - 2], slots, keys, counts, firsts, starts)
+            found = _frequent(n, words - n + 1, least, scratch)
+            best, occurrences = _most_frequent(tokens, n, found, scratch)
             if occurrences >= least or least == 2:
                 break
             least = max(occurrences, 2)  # nothing is missed now: something occurs so often
         out[n - 2] = _joined_chars(tokens, best if occurrences > 1 else 0, n) * occurrences
+        guess = max(2, 2 * occurrences // (5 if n == 2 else 3))  # taken back above where it is too high
+        least = guess if occurrences > 1 else 1  # nothing longer occurs twice either
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def _pair_place(first, second, shift):
+    return np.int64((first * _FIRST + second) * _SECOND >> shift)
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
-def _frequent(row, windows, least, mask, counters, hashes, starts):
+def _count_pairs(tokens, words, scratch):
+    """Count pairs of words by hash and set `pairs`; the highest count."""
+    counters, pairs = scratch.counters, scratch.pairs
+    size = 2 * table_size(words)
+    counters[:size] = 0
+    shift = np.uint64(64 - trailing_zeros(np.uint64(size)))
+    word = tokens.hashes[0]
+    for k in range(1, words):
+        following = tokens.hashes[k]
+        place = _pair_place(word, following, shift)
+        count = counters[place]
+        counters[place] = count + np.uint8(count < MOST)
+        word = following
+    highest = np.uint8(0)
+    word = tokens.hashes[0]
+    for k in range(1, words):
+        following = tokens.hashes[k]
+        count = counters[_pair_place(word, following, shift)]
+        pairs[k - 1] = count
+        highest = max(highest, count)
+        word = following
+    pairs[words - 1 : words - 1 + BLOCK] = 0
+    return np.int64(highest)
+
+
+@njit(nogil=True, forceinline=True, _nrt=False)
+def _frequent(n, windows, least, scratch):
     """Write to `starts` where n-grams begin that may occur `least` times; returns how many there are."""
+    pairs, starts = scratch.pairs, scratch.starts
     found = 0
-    for k in range(windows):
-        if counters[row, hashes[row, k] & mask] < least:
-            continue
-        may = True
-        for part in range(row):  # the shorter ones within it occur as often
-            may &= counters[part, hashes[part, k] & mask] >= least
-            may &= counters[part, hashes[part, k + 1] & mask] >= least
-        starts[found] = k
-        found += may
+    for block in range(0, windows, BLOCK):
+        hits = least_mask(pairs, block, np.uint8(least))
+        for place in range(1, n - 1):  # the pairs within it occur as often
+            hits &= least_mask(pairs, block + place, np.uint8(least))
+        while hits:
+            starts[found] = block + trailing_zeros(hits)
+            found += 1
+            hits &= hits - _1
     return found
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
-def _most_frequent(candidates, hashes, slots, keys, counts, firsts, starts):
+def _most_frequent(tokens, n, candidates, scratch):
     """The first of the most frequent n-grams that begin at `starts`, and how often it occurs."""
+    starts, counts, firsts = scratch.starts, scratch.counts, scratch.firsts
+    keys, slots = scratch.keys, scratch.slots
     size = table_size(max(1, candidates))
     slots[:size] = -1
     known, best, occurrences = 0, 0, 1
     for k in range(candidates):
-        number = number_of(hashes[starts[k]], keys, known, slots, size)
+        start = starts[k]
+        hashed = tokens.hashes[start]
+        for place in range(start + 1, start + n):
+            hashed = _combined(hashed, tokens.hashes[place])
+        number = number_of(hashed, keys, known, slots, size)
         if number == known:
             known += 1
             counts[number] = 0
-            firsts[number] = starts[k]
+            firsts[number] = start
         counts[number] += 1
     for number in range(known):
         if counts[number] > occurrences:
             best, occurrences = firsts[number], counts[number]
     return best, occurrences
+
+
+@njit(nogil=True, forceinline=True, _nrt=False)
+def _duplicate_ngrams(tokens, words, scratch, out):
+    found = _repeated_starts(tokens, words, scratch)
+    starts, levels, firsts = scratch.starts, scratch.levels, scratch.firsts
+    shortest = 0
+    for k in range(found):
+        firsts[shortest] = starts[k]
+        shortest += levels[k] & 1
+    out[3] = _duplicate_chars(tokens, DUPLICATE[0], firsts, shortest, scratch)
+    candidates = _raise_levels(tokens, found, scratch)
+    for n in DUPLICATE[1:]:
+        candidates = _fitting(tokens, words, n, candidates, starts, levels)
+        if candidates == 0:
+            return
+        out[n - 2] = _duplicate_chars(tokens, n, starts, candidates, scratch)
 
 
 @njit(nogil=True, inline="always", _nrt=False)
@@ -163,109 +193,157 @@ def _start_of(tokens, k):
 
 
 @njit(nogil=True, inline="always", _nrt=False)
-def _note(hashed, mask, counters):
-    """Count once more what has this hash: 1 for the first time, 3 from then on."""
-    seen = counters[hashed & mask] << np.uint8(1) & np.uint8(2) | np.uint8(1)
-    counters[hashed & mask] = seen
-    return seen
+def _note(place, counters):
+    """Count once more what has this place (uint64), of four in a byte: 1 for the first time, 3 from then on."""
+    byte, shift = np.int64(place >> _2), np.uint8((place & _3) << _1)
+    before = counters[byte]
+    seen = (before >> shift << np.uint8(1) & np.uint8(2)) | np.uint8(1)
+    counters[byte] = before | seen << shift
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def _noted(place, counters):
+    """Whether what has this place was counted twice or more."""
+    return np.int64(counters[np.int64(place >> _2)] >> np.uint8(((place & _3) << _1) + _1) & np.uint8(1))
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def _masked(first, second, length):
+    """Of an n-gram's first and second STEP bytes those that lie within its length, of 1 and more."""
+    first &= _ALL >> np.uint64(max(0, 64 - 8 * length))
+    second &= _ALL >> np.uint64(min(63, max(0, 128 - 8 * length)))
+    return first, second if length > STEP else np.uint64(0)
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
-def _repeated_starts(tokens, words, counters, chains, starts, levels):
+def _repeated_starts(tokens, words, scratch):
     """Write to `starts` the words where an n-gram can begin that occurs twice; returns how many there are.
 
-    Those are the ones whose first STEP bytes, at least, another word begins with too. `levels` says how many bytes
-    may be repeated, in steps; `chains` gets the hash of the first 2 * STEP bytes.
+    In `levels` 1 stands for one of 5 words, whose first bytes and length are repeated, 16 for a longer one, as the
+    first 2 * STEP bytes are repeated, and 2 for one of 6 or more words that has fewer bytes.
     """
+    counters, others, places, other_places = scratch.counters, scratch.others, scratch.places, scratch.other_places
+    starts, levels = scratch.starts, scratch.levels
     size = 2 * table_size(words)
-    mask = np.uint64(size - 1)
+    shift = np.uint64(62 - trailing_zeros(np.uint64(size)))
     counters[:size] = 0
+    others[:size] = 0
     at = 0
     for k in range(words - 4):
-        chains[k] = _combined(load64(tokens.text, at), load64(tokens.text, at + STEP))
-        _note(chains[k], mask, counters)
+        first, second = load64(tokens.text, at), load64(tokens.text, at + STEP)
+        length = tokens.ends[k + 4] - at
+        place = (first * _FIRST + second * _SECOND) >> shift
+        first, second = _masked(first, second, length)
+        other = (first * _FIRST + second * _SECOND + np.uint64(length) * _THIRD) >> shift
+        places[k], other_places[k] = place, other
+        _note(place, counters)
+        _note(other, others)
         at = tokens.ends[k]
     found, at = 0, 0
     for k in range(words - 4):
-        repeated = counters[chains[k] & mask] >= 2
-        starts[found], chains[found], levels[found] = k, chains[k], 2 * STEP * repeated
-        found += repeated or tokens.ends[k + 4] - at < 2 * STEP
+        level = _noted(np.uint64(other_places[k]), others)
+        level |= 2 * STEP * _noted(np.uint64(places[k]), counters)
+        level |= 2 * (tokens.ends[min(k + 5, words - 1)] - at < 2 * STEP)
+        starts[found], levels[found] = k, level
+        found += level != 0
         at = tokens.ends[k]
     return found
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
-def _raise_levels(tokens, candidates, counters, chains, longer, starts, levels):
-    """Set `levels` to the bytes that may be repeated from each start on, up to LONGEST."""
-    below = candidates
-    for level in range(3 * STEP, LONGEST + 1, STEP):
-        size = 2 * table_size(below)
-        mask = np.uint64(size - 1)
+def _raise_levels(tokens, found, scratch):
+    """Leave of `starts` what may begin longer n-grams than the shortest; returns how many there are.
+
+    `levels` gets the bytes that may be repeated from each start on, in steps, up to LONGEST.
+    """
+    starts, levels, hashes, active, counters = (
+        scratch.starts,
+        scratch.levels,
+        scratch.hashes,
+        scratch.active,
+        scratch.counters,
+    )
+    candidates = left = 0
+    for k in range(found):
+        start, level = starts[k], levels[k]
+        at = _start_of(tokens, start)
+        hashes[left] = _combined(load64(tokens.text, at), load64(tokens.text, at + STEP))
+        starts[candidates], levels[candidates], active[left] = start, level & 2 * STEP, candidates
+        candidates += level > 1
+        left += level >= 2 * STEP
+    for level in range(2 * STEP, LONGEST, STEP):
+        if left == 0:
+            break
+        size = 2 * table_size(left)
+        mask = np.uint64(4 * size - 1)
         counters[:size] = 0
-        before = chains if level == 3 * STEP else longer
-        for k in range(candidates):
-            if levels[k] == level - STEP:
-                at = _start_of(tokens, starts[k]) + level - STEP
-                longer[k] = _combined(before[k], load64(tokens.text, at))
-                _note(longer[k], mask, counters)
-        below = 0
-        for k in range(candidates):
-            if levels[k] == level - STEP and counters[longer[k] & mask] >= 2:
-                levels[k] = level
-                below += 1
-        if below == 0:
-            return
+        for k in range(left):
+            at = _start_of(tokens, starts[active[k]]) + level
+            hashes[k] = _combined(hashes[k], load64(tokens.text, at))
+            _note(hashes[k] & mask, counters)
+        before, left = left, 0
+        for k in range(before):
+            repeated = _noted(hashes[k] & mask, counters)
+            levels[active[k]] += STEP * repeated
+            active[left], hashes[left] = active[k], hashes[k]
+            left += repeated
+    return candidates
+
+
+@njit(nogil=True, forceinline=True, _nrt=False)
+def _fitting(tokens, words, n, candidates, starts, levels):
+    """Leave of the candidates those where n words may be repeated: what cannot be now cannot be for a larger n."""
+    left = 0
+    for k in range(candidates):
+        start, level = starts[k], np.int64(levels[k])
+        length = tokens.ends[min(start + n, words) - 1] - _start_of(tokens, start)
+        fits = (start + n <= words) & ((length < 2 * STEP) | (level >= min(length & -STEP, LONGEST)))
+        starts[left], levels[left] = start, level
+        left += fits
+    return left
 
 
 @njit(nogil=True, inline="always", _nrt=False)
 def _hash_ngram(text, at, length):
     """The hash of the bytes text[at : at + length], of a length of 5 and more; almost without branches."""
-    first = load64(text, at) & _ALL >> np.uint64(max(0, 64 - 8 * length))
-    second = load64(text, at + STEP) & (_ALL >> np.uint64(min(63, max(0, 128 - 8 * length))))
-    hashed = _combined(first, second if length > STEP else np.uint64(0))
+    first, second = _masked(load64(text, at), load64(text, at + STEP), length)
+    hashed = _combined(first, second + np.uint64(length) * _THIRD)
     done = 2 * STEP
     while done + STEP < length:
         hashed = _combined(hashed, load64(text, at + done))
         done += STEP
     rest = load64(text, at + max(0, length - STEP))
-    return _combined(hashed, (rest if length > 2 * STEP else np.uint64(0)) + np.uint64(length) * _SECOND)
+    return _combined(hashed, rest if length > 2 * STEP else np.uint64(0))
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
-def _duplicate_chars(tokens, words, n, candidates, counters, hashes, slots, keys, levels, starts):
-    """The characters of duplicate n-grams, those that begin at the first `candidates` of `starts` looked at.
-
-    Returns them and how many candidates are left for longer n-grams: what cannot be repeated now cannot be then.
-    """
+def _duplicate_chars(tokens, n, starts, candidates, scratch):
+    """The characters of duplicate n-grams, those that begin at the first `candidates` of `starts` looked at."""
+    counters, hashes, slots, keys = scratch.counters, scratch.hashes, scratch.slots, scratch.keys
     size = 2 * table_size(candidates)
-    mask = np.uint64(size - 1)
+    mask = np.uint64(4 * size - 1)
     counters[:size] = 0
-    seen, left = np.uint8(0), 0
     for k in range(candidates):
-        start, level = starts[k], levels[k]
-        if start + n > words:
-            break
-        begin = _start_of(tokens, start)
-        length = tokens.ends[start + n - 1] - begin
-        if length >= 2 * STEP and level < min(length & -STEP, LONGEST):
-            continue
-        hashed = _hash_ngram(tokens.text, begin, length)
-        seen = max(seen, _note(hashed, mask, counters))
-        hashes[left], starts[left], levels[left] = hashed, start, level
-        left += 1
-    if seen < 2:
-        return 0, left
+        begin = _start_of(tokens, starts[k])
+        hashes[k] = _hash_ngram(tokens.text, begin, tokens.ends[starts[k] + n - 1] - begin)
+        _note(hashes[k] & mask, counters)
+    active, left = scratch.active, 0
+    for k in range(candidates):
+        active[left] = k
+        left += _noted(hashes[k] & mask, counters)
+    if left == 0:
+        return 0
     size = table_size(left)
     slots[:size] = -1
     known, free_from, chars = 0, 0, 0
     for k in range(left):
-        start, hashed = starts[k], hashes[k]
-        if counters[hashed & mask] < 2 or start < free_from:
+        start = starts[active[k]]
+        if start < free_from:
             continue
-        number = number_of(hashed, keys, known, slots, size)
+        number = number_of(hashes[active[k]], keys, known, slots, size)
         if number < known:
             chars += tokens.chars[start + n - 1] - (tokens.chars[start - 1] if start else 0)
             free_from = start + n
         else:
             known += 1
-    return chars, left
+    return chars

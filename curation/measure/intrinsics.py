@@ -275,3 +275,21 @@ def prefetch(context, array, at):
         return target.get_dummy_value()
 
     return types.void(array, types.intp), build
+
+
+@intrinsic
+def least_mask(context, data, at, least):
+    """Of data[at : at + 64] the mask of the bytes that are `least` (uint8) or more, the first one's bit lowest.
+
+    Nothing is checked: at + 64 must not exceed the length of `data`.
+    """
+    if not _is_bytes(data):
+        return None
+
+    def build(target, builder, signature, arguments):
+        one = builder.insert_element(ir.Constant(_LANES, ir.Undefined), arguments[2], _INT(0))
+        each = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, 64), [0] * 64))
+        lanes = _lanes(target, builder, signature, arguments)
+        return builder.bitcast(builder.icmp_unsigned(">=", lanes, each), _WORD)
+
+    return types.uint64(data, types.intp, types.uint8), build

@@ -226,6 +226,13 @@ def test_the_short_way_finds_the_tokens_of_the_long_way(words, ends):
     assert short == long
 
 
+def test_ngrams_apart_in_a_few_late_bytes_are_apart():
+    """The last bytes of the words of eight that are hashed reach the upper bits alone of a product."""
+    ngrams = [f", lo : 0x{low:02x} , hi : 0x{high:02x}" for low in range(0, 256, 5) for high in range(0, 256, 5)]
+    words = " ".join(ngrams).split()
+    assert counted_ngrams(" ".join(words)) == ngram_chars(words)
+
+
 def test_what_drops_a_line_is_found_wherever_it_stands():
     """At each place of the blocks of bytes that are looked at, in a text with others behind it."""
     lines = {"says JavaScript so.": 0, "says JavaScrapt so.": 1, "has it so.[12]": 1, "has it so.(12)": 0}
