@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,6 +92,17 @@ def test_each_keeps_order_and_nests():
             return sum(result for _, result in executor.map(square, [(base,), (base + 1,)], "threads"))
 
         assert executor.each(stage, [0, 1, 2]) == [1, 5, 13]
+
+
+def test_each_sees_the_callers_context():
+    name = ContextVar("name", default="none")
+    name.set("caller")
+    with LocalExecutor(2) as executor:
+        assert executor.each(lambda one: name.set(f"{name.get()} {one}") and name.get(), [0, 1]) == [
+            "caller 0",
+            "caller 1",
+        ]
+    assert name.get() == "caller"
 
 
 def test_unknown_engine_names_the_choices():

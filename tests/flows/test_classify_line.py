@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
+from threading import Barrier
 
 import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 
 from curation.classify.apply import classify
 from curation.classify.models import given
@@ -19,6 +22,7 @@ from curation.executor import LocalExecutor
 from curation.steps import Context
 from flows.line import Line
 from flows.pipeline import load_pipeline
+from flows.terminal import Terminal
 
 CLEAN, FOUL = "river garden bread window letter music", "rotten filth muck slime grime stench"
 RULE = {"name": "foul", "measurement": "toxicity", "drop_above": 0.5, "source": "this test"}
@@ -128,3 +132,35 @@ def test_a_classifier_cannot_have_the_name_of_a_measurement(folder, tmp_path):
     line.ingest()
     with pytest.raises(ConfigError, match=r"classifiers\.words: 'words' is a measurement already"):
         line._measure_and_decide(loaded.sources)
+
+
+def test_a_tokenizer_is_trained_beside_classifiers_but_not_on_one_worker(folder, tmp_path):
+    """With two workers each waits until the other is under way. The terminal tells whose steps are whose."""
+    contents = {}
+    for workers in (1, 2):
+        line = run(folder, tmp_path / str(workers), workers)
+        line.ledgers = list(line.decided.values())
+        screen, names, under_way, met = io.StringIO(), [], [], Barrier(workers, timeout=60)
+        terminal = Terminal(Console(file=screen, width=120))
+        line.context.progress = terminal
+
+        def stage(name, work, names=names, under_way=under_way, met=met):
+            names.append(name)
+            under_way.append(name)
+            if name in ("tokenizer", "classifier/topic"):
+                met.wait()
+                assert met.parties > 1 or under_way == [name]
+            result = work()
+            under_way.remove(name)
+            return result
+
+        line.stage = terminal.stage(stage)
+        line._count_and_score()
+        contents[workers] = {one.name: one.content for one in line.context.outputs}
+        if workers == 1:
+            assert names == ["tokenizer", "tokens", "classifier/topic", "classify", "catalog"]
+        shown = {found.split()[1]: found for found in screen.getvalue().splitlines()}
+        assert "2 sources, 120 → 100 docs" in shown["classify"]
+        assert "2 sources, 120 docs" in shown["tokens"]
+    assert contents[1] == contents[2]
+    assert contents[1] != {**contents[2], "tokenizer": ""}  # the comparison can fail
