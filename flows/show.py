@@ -25,7 +25,7 @@ from flows.report import human
 from flows.report.mixes import joined
 from flows.report.reading import Place, documents, final_pools, readable
 from flows.run import Run
-from training.runs import decoded_runs
+from training.runs import decoded_runs, last_turn
 
 TOKENS_SHOWN = 240
 EXCERPT = 900
@@ -42,6 +42,7 @@ def show(
     A document is shown as the decoded tokens of the run's `data/<mix>`, in runs that are in the loss or masked.
     Where the mix is not materialised, its tokens are made for this of the pools and tokenizer in the workspace
     (the run's, unless given). Where those are gone, a document is an excerpt of its text; without a run, its row.
+    Where every stage of the run that trains on the mix has `loss_on: last`, so has what is shown (`loss_on`).
     `source` shows the documents of one source. Raises curation.mix.manifest.ManifestError where there is no
     manifest, ValueError for a source that the mix does not hold, curation.materialise.TokenCountError.
     """
@@ -51,16 +52,22 @@ def show(
         raise ValueError(f"{folder}: the mix holds no source '{source}'; it holds {', '.join(held)}")
     rows = first_rows(manifest, n, source)
     data = materialised(run, manifest) if run else None
+    last = run is not None and _last_turns_alone(run, manifest)
     workspace = run.workspace if run else workspace
     if data is not None and run is not None:
-        shown = _decoded(data, _tokenizer(run), rows)
-    elif workspace is not None and (rendered := _rendered(workspace, manifest, rows)) is not None:
+        shown = _decoded(data, _tokenizer(run), rows, last)
+    elif workspace is not None and (rendered := _rendered(workspace, manifest, rows, last)) is not None:
         shown = rendered
     else:
         shown = _texts(run, rows) if run else rows
     head = manifest.head
     keys = ("name", "kind", "hash", "recipe_hash", "seed", "tokenizer_hash", "parents", "totals", "account")
-    return {**{key: head[key] for key in keys}, "folder": str(folder), "documents": shown}
+    return {
+        **{key: head[key] for key in keys},
+        "folder": str(folder),
+        "loss_on": "last" if last else "all",
+        "documents": shown,
+    }
 
 
 def first_rows(manifest: Manifest, n: int, source: str | None = None) -> list[dict[str, Any]]:
@@ -82,6 +89,13 @@ def materialised(run: Run, manifest: Manifest) -> StepOutput | None:
     return None
 
 
+def _last_turns_alone(run: Run, manifest: Manifest) -> bool:
+    """Whether all stages of the run that train on this mix have the last turn alone in the loss."""
+    stages = run.data.get("config", {}).get("train", {}).values()
+    settings = [stage["config"] for stage in stages if stage["mix"] == manifest.head["name"]]
+    return bool(settings) and all(config.get("loss_on") == "last" for config in settings)
+
+
 def _tokenizer(run: Run):
     output = run.step("tokenizer")
     if output is None:
@@ -97,17 +111,18 @@ def _words(tokenizer: StepOutput):
     return Tokenizer.from_file(str(tokenizer.folder / "tokenizer" / "tokenizer.json"))
 
 
-def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _decoded(data: StepOutput, tokenizer, rows: list[dict[str, Any]], last: bool) -> list[dict[str, Any]]:
     about = read_json(data.folder / "data.json")
     index = pq.read_table(data.folder / "index.parquet")
     tokens = np.memmap(data.folder / "tokens.bin", np.dtype(about["dtype"]).newbyteorder("<"), "r")
     mask = np.memmap(data.folder / "mask.bin", np.uint8, "r")
     # The index is in the order of the manifest's rows.
-    return [_viewed(tokenizer, row, index.slice(row["at"], 1).to_pylist()[0], tokens, mask) for row in rows]
+    lines = [index.slice(row["at"], 1).to_pylist()[0] for row in rows]
+    return [_viewed(tokenizer, row, line, tokens, mask, last) for row, line in zip(rows, lines, strict=True)]
 
 
 def _viewed(
-    tokenizer: Any, row: dict[str, Any], line: dict[str, Any], tokens: np.ndarray, mask: np.ndarray
+    tokenizer: Any, row: dict[str, Any], line: dict[str, Any], tokens: np.ndarray, mask: np.ndarray, last: bool
 ) -> dict[str, Any]:
     """A row with its tokens decoded. `line`: where they are, as in the index of token data."""
     views = {"text": (line["start"], line["length"])}
@@ -115,13 +130,15 @@ def _viewed(
         views = {"chosen": views["text"], "rejected": (line["rejected_start"], line["rejected_length"])}
     margin = {} if line.get("margin") is None else {"margin": line["margin"]}
     runs = {
-        name: _runs(tokenizer, tokens[start : start + length], mask[start : start + length])
+        name: _runs(tokenizer, tokens[start : start + length], mask[start : start + length], last)
         for name, (start, length) in views.items()
     }
     return {**row, **margin, "views": runs}
 
 
-def _rendered(workspace: Path, manifest: Manifest, rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+def _rendered(
+    workspace: Path, manifest: Manifest, rows: list[dict[str, Any]], last: bool
+) -> list[dict[str, Any]] | None:
     """Documents as their token data will be, made for this in a folder of its own. None where the tokenizer or a
     pool that the manifest was made of is not in the workspace."""
     tokenizer = find(workspace, "tokenizer", str(manifest.head["tokenizer_hash"]))
@@ -144,7 +161,7 @@ def _rendered(workspace: Path, manifest: Manifest, rows: list[dict[str, Any]]) -
         tokens, mask = np.fromfile(folder / TOKENS, "<u4"), np.fromfile(folder / MASK, np.uint8)
     words = _words(tokenizer)
     lines = [_index_line(row, facts[row["place"]]) for row in sorted(placed, key=lambda row: row["place"])]
-    return [_viewed(words, row, line, tokens, mask) for row, line in zip(rows, lines, strict=True)]
+    return [_viewed(words, row, line, tokens, mask, last) for row, line in zip(rows, lines, strict=True)]
 
 
 def _pool(workspace: Path, manifest: Manifest, source: str) -> StepOutput | None:
@@ -159,8 +176,10 @@ def _index_line(row: dict[str, Any], fact: dict[str, Any]) -> dict[str, Any]:
     return {"start": row["start"], "length": length, "margin": fact["margin"], **rejected}
 
 
-def _runs(tokenizer, tokens: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+def _runs(tokenizer, tokens: np.ndarray, mask: np.ndarray, last: bool) -> dict[str, Any]:
     """The decoded text in runs of equal mask: {"tokens", "in_loss", "runs": [{"in_loss", "text"}], "cut"}."""
+    if last:
+        mask = np.where(np.arange(len(mask)) < last_turn(mask), 0, mask)
     runs = decoded_runs(tokenizer, tokens[:TOKENS_SHOWN], mask[:TOKENS_SHOWN].astype(bool))
     return {"tokens": len(tokens), "in_loss": int(mask.sum()), "runs": runs, "cut": len(tokens) > TOKENS_SHOWN}
 
@@ -188,6 +207,8 @@ def print_show(shown: Shown, console: Console) -> None:
         f"{human.count(totals['occurrences'])} occurrences, {human.count(totals['fragments'])} fragments"
     )
     console.print(account_table(shown["account"]))
+    if shown["loss_on"] == "last":
+        console.print("in the loss: the last turn alone, as its stages of the run say (loss_on)", style="dim")
     for document in shown["documents"]:
         _print_document(document, console)
 

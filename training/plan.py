@@ -16,6 +16,7 @@ from curation.keys import occurrence_key
 from curation.order import boundaries, occurrences
 from training.config import TrainConfig
 from training.data import Data, DataError
+from training.runs import last_turn
 
 FRAGMENT = np.uint64(32)  # the bits above hold the fragment's number where its key is derived
 
@@ -212,19 +213,10 @@ def _pairs(data: Data, config: TrainConfig) -> Plan:
 
 
 def _last_turns(data: Data) -> np.ndarray:
-    """Where the last turn in the loss begins, in tokens from each document's start, int64 (rows,).
-
-    A turn is a run of tokens in the loss: the token that opens the next one is not. 0 where all of a document is
-    in the loss, and where nothing is.
-    """
+    """Where the last turn in the loss begins, in tokens from each document's start, int64 (rows,)."""
     mask = np.asarray(data.mask)
-    begins = np.zeros(data.rows, np.int64)
-    for row, (start, length) in enumerate(zip(data.start.tolist(), data.length.tolist(), strict=True)):
-        places = np.flatnonzero(mask[start : start + length])
-        if len(places):
-            gaps = np.flatnonzero(np.diff(places) > 1)
-            begins[row] = places[gaps[-1] + 1] if len(gaps) else places[0]
-    return begins
+    spans = zip(data.start.tolist(), data.length.tolist(), strict=True)
+    return np.fromiter((last_turn(mask[start : start + length]) for start, length in spans), np.int64, data.rows)
 
 
 def _count_in_loss(data: Data, first: np.ndarray, last: np.ndarray) -> np.ndarray:

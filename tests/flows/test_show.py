@@ -37,6 +37,25 @@ def test_documents_are_those_that_training_sees_first(whole_run, fabricator):
     assert shown["totals"]["tokens"] == 3 * sum(row["tokens"] for row in rows)
 
 
+def test_the_last_turn_alone_is_shown_where_all_stages_train_on_it(whole_run, fabricator):
+    folder, data = fabricator.folder("mix/midtrain"), whole_run.step("data/midtrain").folder
+    index, mask = pq.read_table(data / "index.parquet").to_pylist(), bytearray((data / "mask.bin").read_bytes())
+    for line in index:
+        mask[line["start"] + 3] = 0  # two turns: tokens 1 and 2, and what follows token 3
+    (data / "mask.bin").write_bytes(mask)
+
+    def in_loss(*settings: str) -> list[int]:
+        stages = {str(n): {"mix": "midtrain", "config": {"loss_on": name}} for n, name in enumerate(settings)}
+        told = {**whole_run.data, "config": {"train": stages | {"other": {"mix": "pretrain", "config": {}}}}}
+        shown = show(folder, Run(whole_run.folder, told), n=4)
+        assert shown["loss_on"] == ("last" if set(settings) == {"last"} else "all")
+        return [one["views"]["text"]["in_loss"] for one in shown["documents"]]
+
+    tokens = [row["tokens"] for row in show(folder, whole_run, n=4)["documents"]]
+    assert in_loss("last") == in_loss("last", "last") == [count - 4 for count in tokens]
+    assert in_loss("last", "all") == in_loss() == [count - 2 for count in tokens]
+
+
 def test_without_token_data_the_text_is_shown(mixed_run, fabricator):
     shown = show(fabricator.folder("mix/pretrain"), mixed_run, n=2)
     for document in shown["documents"]:
