@@ -9,7 +9,7 @@ import sys
 import typer
 
 from flows.commands import documents, mixes, pipelines, workspace
-from flows.commands.shared import Exit, errors, escape, exit_code
+from flows.commands.shared import Exit, errors, escape, exit_code, was_interrupted
 
 # Read by OpenMP when torch or numba load it: threads that spin while they wait halve the speed of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,12 +52,10 @@ def main() -> None:
     """Entry point: runs a command and turns known errors into a message and an exit code."""
     try:
         app()
-    except (KeyboardInterrupt, SystemExit) as end:  # typer makes the latter of the former
-        if isinstance(end, SystemExit) and end.code != Exit.INTERRUPTED:
-            raise
-        errors.print("\n[yellow]interrupted[/]; finished work is kept, the same command goes on from there")
-        sys.exit(Exit.INTERRUPTED)
-    except Exception as error:
+    except BaseException as error:
+        if was_interrupted(error):
+            errors.print("\n[yellow]interrupted[/]; finished work is kept, the same command goes on from there")
+            sys.exit(Exit.INTERRUPTED)
         code = exit_code(error)
         if code is None:
             raise

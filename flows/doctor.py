@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -114,13 +115,21 @@ def _variables() -> list[Finding]:
     for name, what in (
         ("MIXWRIGHT_DATA", "data of manifests/real and of the tests that need it"),
         ("MIXWRIGHT_WORKSPACE", "default workspace"),
-        ("MIXWRIGHT_CACHE", "mirrors of workspaces on stores"),
+        ("MIXWRIGHT_CACHE", "mirrors of workspaces on stores, a new Prefect database"),
         ("PREFECT_API_URL", "a Prefect server to use instead of the embedded one"),
     ):
         value = os.environ.get(name)
-        findings.append(Finding(name, "ok" if value else "note", value or f"not set ({what})", needed=False))
+        shown = _without_secrets(value) if value else f"not set ({what})"
+        findings.append(Finding(name, "ok" if value else "note", shown, needed=False))
     findings.append(Finding("executable", "ok", sys.executable))
     return findings
+
+
+def _without_secrets(value: str) -> str:
+    """A value as it can be pasted into a bug report: a URL without its user, password and options."""
+    if "://" not in value:
+        return value
+    return re.sub(r"(?<=://).*@|(?<=\?).*", lambda secret: "***@" if secret[0].endswith("@") else "***", value)
 
 
 def print_findings(findings: list[Finding], console: Console) -> None:

@@ -20,7 +20,7 @@ from curation.steps import Progress
 from flows.execute import Options, execute
 from flows.line import JOBS, Stage
 from flows.run import Run, load_run
-from flows.server import ServerError, embedded_server, healthy, quiet_environment
+from flows.server import Prepared, ServerError, healthy, home_of, quiet_environment, starting_server
 
 DRAIN_TIMEOUT = 15.0  # seconds to wait for the server to record the task runs
 DRAIN_AFTER_INTERRUPT = 2.0  # the task under way may never be recorded as final, and somebody waits
@@ -39,12 +39,17 @@ class _Session:
 _session: ContextVar[_Session | None] = ContextVar("session", default=None)
 
 
-def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stage] = lambda stage: stage) -> Run:
+def run_flow(
+    options: Options,
+    progress: Progress,
+    shown: Callable[[Stage], Stage] = lambda stage: stage,
+    prepared: Prepared | None = None,
+) -> Run:
     """Run the flow of `options.until` on the server of PREFECT_API_URL, or on one owned for the run.
 
-    `shown` wraps the way a stage is run, so that a watcher hears of stages.
+    `shown` wraps the way a stage is run, so that a watcher hears of stages. `prepared`: a process for the server.
     """
-    with server(options.workspace.resolve()):
+    with server(options.workspace, prepared=prepared):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         session = _Session(progress, shown)
@@ -72,7 +77,7 @@ def run_flow(options: Options, progress: Progress, shown: Callable[[Stage], Stag
 
 
 @contextlib.contextmanager
-def server(workspace: Path, scheduler_port: int | None = None) -> Iterator[str]:
+def server(workspace: Path, scheduler_port: int | None = None, prepared: Prepared | None = None) -> Iterator[str]:
     """Point this process at a server: the one the user names, or the workspace's own. Yields its address.
 
     `scheduler_port`: the workspace's own starts scheduled runs, and shows its UI at this port if it is free.
@@ -85,15 +90,17 @@ def server(workspace: Path, scheduler_port: int | None = None) -> Iterator[str]:
             )
         yield url.rstrip("/")
         return
-    home = Path(os.environ.get("PREFECT_HOME") or workspace / "prefect")
-    with embedded_server(home, scheduler_port) as url:
+    home = home_of(workspace)
+    with starting_server(home, scheduler_port, prepared) as starting:
         before = dict(os.environ)
         told = {} if scheduler_port is None else {"PREFECT_LOGGING_TO_API_ENABLED": "true"}
-        os.environ.update(quiet_environment(home) | told | {"PREFECT_API_URL": url})
+        os.environ.update(quiet_environment(home) | told | {"PREFECT_API_URL": starting.url})
         try:
             from prefect.context import SettingsContext, get_settings_context
             from prefect.settings import Settings
 
+            flows()  # loads what the flow of a run needs, while the server does the same
+            url = starting.wait()
             # Prefect reads the environment when it is imported; an earlier import has read another one.
             with SettingsContext(profile=get_settings_context().profile, settings=Settings()):
                 yield url

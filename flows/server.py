@@ -4,28 +4,39 @@ Prefect's own ephemeral mode loses task runs when a flow ends, starts one server
 orphans (its recorder writes one row at a time, too). So the server is a process of ours, in a session of its own,
 listening on loopback only, its output in a file. It lives as long as any run holds the shared lock
 `<home>/users.lock`: the kernel frees that lock however a run ends, so nothing is left behind after `kill -9`.
+
+Loading Prefect takes seconds, so a process can be begun before it is known whether it is needed (`preparing`): it
+touches nothing until it is told to serve. It is handed a socket that listens already: its address is known at
+once, no other program can take the port, and a request that comes early waits in the queue.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
+import importlib
 import os
+import select
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
-import httpx
-
-from curation.files import read_json, write_json
-
-START_TIMEOUT = 60.0  # seconds; a first start migrates the database, which takes about ten
+START_TIMEOUT = 60.0  # seconds; the first start on a machine migrates a database, which takes about ten
 STOP_TIMEOUT = 10.0
+DATABASE = "prefect.db"
+FOUND = "server.json"  # where the server of a workspace is to be found
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServerError(Exception):
@@ -48,31 +59,162 @@ def quiet_environment(home: Path) -> dict[str, str]:
     }
 
 
+def home_of(workspace: Path) -> Path:
+    """The folder of a workspace's own server."""
+    return Path(os.environ.get("PREFECT_HOME") or workspace.resolve() / "prefect")
+
+
+@dataclass
+class Prepared:
+    """A server's process that loads Prefect, and then waits for a line that tells it to serve."""
+
+    process: subprocess.Popen
+    url: str
+    serving: bool = False
+
+
+@dataclass
+class Server:
+    """A server under way: `url` is known at once, `wait` returns when it answers."""
+
+    url: str
+    answers: bool = False
+
+    _finish: Callable[[], None] = lambda: None
+
+    def wait(self) -> str:
+        """Wait until the server answers; its address. Raises ServerError."""
+        if not self.answers:
+            self._finish()
+            self.answers = True
+        return self.url
+
+
 @contextlib.contextmanager
 def embedded_server(home: Path, scheduler_port: int | None = None) -> Iterator[str]:
     """Yield the API URL of a running server whose database is in `home`. Raises ServerError.
 
     With `scheduler_port` it is one that starts scheduled runs and has a UI, at that port if it is free.
     """
+    with starting_server(home, scheduler_port) as server:
+        yield server.wait()
+
+
+@contextlib.contextmanager
+def starting_server(
+    home: Path, scheduler_port: int | None = None, prepared: Prepared | None = None
+) -> Iterator[Server]:
+    """Yield a server that may still be starting: until its `wait` there is time for something else.
+
+    `prepared`: a process for it, which is left alone where another run has a server. Raises ServerError.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    with open(home / "users.lock", "a") as users:
-        with _exclusive(home / "start.lock"):
-            fcntl.flock(users, fcntl.LOCK_SH)
-            url = _running(home, scheduler_port is not None)
-            process = None
-            if url is None:
-                process, url = _start(home, scheduler_port)
+    with contextlib.ExitStack() as stack:
+        users = stack.enter_context(open(home / "users.lock", "a"))
+        starting = stack.enter_context(open(home / "start.lock", "a"))
+        fcntl.flock(starting, fcntl.LOCK_EX)  # until it answers
+        fcntl.flock(users, fcntl.LOCK_SH)
+        if (url := _running(home, scheduler_port is not None)) is not None:
+            fcntl.flock(starting, fcntl.LOCK_UN)
+            yield Server(url, answers=True)
+            return
+        own = prepared or stack.enter_context(preparing(home, scheduler_port))
+        new = _take_template(home)
+
+        def finish() -> None:
+            if not healthy(own.url, START_TIMEOUT):
+                raise ServerError(
+                    f"the Prefect server did not start; its output is in {home / 'server.log'}. "
+                    "Run with --no-orchestrator to do without it."
+                )
+            if new:
+                _keep_template(home)
+            from curation.files import write_json
+
+            write_json(
+                home / FOUND, {"url": own.url, "pid": own.process.pid, "scheduler": scheduler_port is not None}
+            )
+            fcntl.flock(starting, fcntl.LOCK_UN)
+
+        server = Server(own.url, _finish=finish)
         try:
-            yield url
+            _tell_to_serve(own)
+            yield server
         finally:
             last = _release(users)
-            if process is not None and last:
-                _wait_or_kill(process)
+            own.process.stdin.close()  # it looks now whether somebody uses it
+            if not server.answers:  # nobody knows it yet
+                _end(own.process, 0)
+            elif last:
+                _end(own.process, STOP_TIMEOUT)
+
+
+@contextlib.contextmanager
+def preparing(home: Path, scheduler_port: int | None = None) -> Iterator[Prepared]:
+    """Yield a process that loads Prefect, to serve `home` if it is told to; else it ends here without a trace."""
+    prepared = None
+    try:
+        with _interrupt_held_back(), _listener(scheduler_port) as listener:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.server", str(home), str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                bufsize=0,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[listener.fileno()],
+                env=_server_environment(home, url if scheduler_port is not None else None),
+            )
+            prepared = Prepared(process, url)
+        yield prepared
+    finally:
+        if prepared is not None and not prepared.serving:
+            _end(prepared.process, 0)
+            prepared.process.stdin.close()
+            with contextlib.suppress(OSError):  # Prefect makes the folder when it is loaded
+                home.rmdir()
+
+
+def _tell_to_serve(prepared: Prepared) -> None:
+    prepared.serving = True
+    with contextlib.suppress(BrokenPipeError):  # it has died: it will not answer
+        prepared.process.stdin.write(b"\n")
+
+
+def _template() -> Path:
+    """An empty database of this Prefect, as its migrations leave it: they take five seconds."""
+    from curation.remote import cache_folder
+
+    return cache_folder() / f"prefect-{version('prefect')}.db"
+
+
+def _take_template(home: Path) -> bool:
+    """Begin a new database with what migrations have made here; whether that is still to be made."""
+    from curation.files import atomic
+
+    if (home / DATABASE).exists():
+        return False
+    with contextlib.suppress(OSError), atomic(home / DATABASE) as temporary:
+        shutil.copyfile(_template(), temporary)
+    return not (home / DATABASE).exists()
+
+
+def _keep_template(home: Path) -> None:
+    """Keep a copy of the database that the server has just made, before a flow is in it."""
+    from curation.files import atomic
+
+    with contextlib.suppress(OSError, sqlite3.Error), atomic(_template()) as temporary:
+        source, target = sqlite3.connect(home / DATABASE), sqlite3.connect(temporary)
+        with contextlib.closing(source), contextlib.closing(target):
+            source.backup(target)
 
 
 def _running(home: Path, scheduler: bool) -> str | None:
+    from curation.files import read_json
+
     try:
-        found = read_json(home / "server.json")
+        found = read_json(home / FOUND)
         url = found["url"]
     except (OSError, ValueError, KeyError):
         return None
@@ -85,67 +227,43 @@ def _running(home: Path, scheduler: bool) -> str | None:
     return url
 
 
-def _start(home: Path, scheduler_port: int | None) -> tuple[subprocess.Popen, str]:
-    for attempt in range(3):  # another program may take the port between finding and binding it
-        port = scheduler_port if scheduler_port and not attempt and _is_free(scheduler_port) else _free_port()
-        url = f"http://127.0.0.1:{port}/api"
-        process = None
-        try:
-            with open(home / "server.log", "ab") as log, _interrupt_held_back():
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "flows.server", str(home), str(port)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    env=_server_environment(home, url if scheduler_port is not None else None),
-                )
-            if _wait_for_health(process, url):
-                write_json(
-                    home / "server.json", {"url": url, "pid": process.pid, "scheduler": scheduler_port is not None}
-                )
-                return process, url
-        except BaseException:  # Ctrl-C while it starts: it has no user yet, so nothing else would end it soon
-            if process is not None:
-                _wait_or_kill(process, timeout=0)
-            raise
-        _wait_or_kill(process, timeout=0)
-    raise ServerError(
-        f"the Prefect server did not start; its output is in {home / 'server.log'}. "
-        "Run with --no-orchestrator to do without it."
-    )
-
-
 @contextlib.contextmanager
 def _interrupt_held_back() -> Iterator[None]:
-    """Let Ctrl-C come at the end: within Popen it would lose a process that is running already."""
+    """Let Ctrl-C and SIGTERM come at the end: within Popen they would lose a process that is running already."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple] = []
-    before = signal.signal(signal.SIGINT, lambda *told: came.append(told))
+    came: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: came.append(number)) for one in INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came and callable(before):
-        before(*came[0])
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
-def _wait_for_health(process: subprocess.Popen, url: str) -> bool:
-    deadline = time.monotonic() + START_TIMEOUT
-    while process.poll() is None and time.monotonic() < deadline:
-        if healthy(url):
-            return True
-        time.sleep(0.05)
-    return False
+@contextlib.contextmanager
+def _listener(port: int | None) -> Iterator[socket.socket]:
+    """A socket that listens on the loopback interface, at the port if it is free, else at any."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port or 0))
+        except OSError:
+            listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        yield listener
 
 
 def _server_environment(home: Path, scheduler_url: str | None) -> dict[str, str]:
     """`scheduler_url`: where a server with scheduler and UI is to be found; None for one without."""
     environment = {**os.environ, **quiet_environment(home), "PREFECT_API_URL": "", "PREFECT__SERVER_FINAL": "1"}
     if scheduler_url is None:
-        return environment | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        # block types are for the UI's forms: a server with a UI registers them
+        blocks = {"PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false"}
+        return environment | blocks | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
     return environment | {
         "PREFECT_UI_ENABLED": "1",
         "PREFECT_UI_API_URL": scheduler_url,
@@ -154,37 +272,16 @@ def _server_environment(home: Path, scheduler_url: str | None) -> dict[str, str]
     }
 
 
-def healthy(url: str) -> bool:
+def healthy(url: str, timeout: float = 2.0) -> bool:
+    import httpx
+
     try:
-        return httpx.get(f"{url}/health", timeout=2.0).status_code == 200
+        return httpx.get(f"{url}/health", timeout=timeout).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with open(path, "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _release(users) -> bool:
+def _release(users: IO) -> bool:
     """Give up the shared lock; True if nobody else holds it, so that the server is about to end."""
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -195,23 +292,31 @@ def _release(users) -> bool:
     return last
 
 
-def _wait_or_kill(process: subprocess.Popen, timeout: float = STOP_TIMEOUT) -> None:
+def _end(process: subprocess.Popen, patience: float) -> None:
     try:
-        process.wait(timeout)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _serve(home: Path, port: int) -> None:
-    """Serve until no run holds the users' lock. Runs in the server's own process."""
+def _serve(home: Path, listener: socket.socket) -> None:
+    """Load Prefect; when told to, serve until no run holds the users' lock. Runs in the server's own process."""
+    gc.disable()  # what is loaded is there to stay
+    with contextlib.suppress(Exception):  # it is loaded again below, where its error has a log to go to
+        importlib.import_module("prefect.server.api.server")
+    gc.freeze()
+    gc.enable()
+    if not os.read(0, 1):
+        os._exit(0)  # whoever might have told has ended
+    with open(home / "server.log", "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     import uvicorn
 
     config = uvicorn.Config(
         "prefect.server.api.server:create_app",
         factory=True,
-        host="127.0.0.1",
-        port=port,
         log_level="error",
         lifespan="on",
         timeout_graceful_shutdown=3,
@@ -220,8 +325,10 @@ def _serve(home: Path, port: int) -> None:
 
     def end_without_users() -> None:
         with open(home / "users.lock", "a") as users:
+            watched = [0]
             while True:
-                time.sleep(0.3)
+                if select.select(watched, [], [], 0.3)[0] and not os.read(0, 100):
+                    watched = []  # the run that started it has ended
                 try:
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -231,9 +338,10 @@ def _serve(home: Path, port: int) -> None:
                 os._exit(0)
 
     threading.Thread(target=end_without_users, daemon=True).start()
-    server.run()
+    server.run(sockets=[listener])
+    (home / FOUND).unlink(missing_ok=True)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    _serve(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,21 +45,32 @@ def run(
 
     Example: mixwright run manifests/demo/pipeline.yaml --workers 2
     """
-    from flows.execute import Options, finished_run, missing_step
-    from flows.line import JOBS
+    signal.signal(signal.SIGTERM, terminate)
+    with _preparing_server(workspace, not dry_run and not no_orchestrator) as prepared:
+        from flows.execute import Options, finished_run, missing_step
+        from flows.line import JOBS
 
-    if until not in JOBS:
-        raise typer.BadParameter(f"'{until}' is no job; choose one of {', '.join(JOBS)}", param_hint="--until")
-    options = Options(pipeline, workspace, until, workers, engine, address, strict, settings or [])
-    missing = missing_step(options)
-    if dry_run:
-        _tell_dry_run(missing)
-    elif missing is None and (latest := finished_run(options)) is not None:
-        out.print("[green]nothing to do[/]: inputs, recipes and code are as before, every step is there")
-        out.print(f"latest run: {latest.name}; report: {escape(latest.folder / 'report.html')}")
-        tell_address(workspace)
-    else:
-        _run_and_summarise(options, no_orchestrator)
+        if until not in JOBS:
+            raise typer.BadParameter(f"'{until}' is no job; choose one of {', '.join(JOBS)}", param_hint="--until")
+        options = Options(pipeline, workspace, until, workers, engine, address, strict, settings or [])
+        missing = missing_step(options)
+        if dry_run:
+            _tell_dry_run(missing)
+        elif missing is None and (latest := finished_run(options)) is not None:
+            out.print("[green]nothing to do[/]: inputs, recipes and code are as before, every step is there")
+            out.print(f"latest run: {latest.name}; report: {escape(latest.folder / 'report.html')}")
+            tell_address(workspace)
+        else:
+            _run_and_summarise(options, no_orchestrator, prepared)
+
+
+def _preparing_server(workspace: Path, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """A process that loads Prefect's server while this one loads the line, unless the user names a server."""
+    if not wanted or os.environ.get("PREFECT_API_URL"):
+        return contextlib.nullcontext()
+    from flows.server import home_of, preparing
+
+    return preparing(home_of(workspace))
 
 
 def _tell_dry_run(missing: Exception | None) -> None:
@@ -67,20 +80,19 @@ def _tell_dry_run(missing: Exception | None) -> None:
         out.print(f"next: {escape(missing)}; the steps after it follow from its result")
 
 
-def _run_and_summarise(options: Any, no_orchestrator: bool) -> None:
+def _run_and_summarise(options: Any, no_orchestrator: bool, prepared: Any) -> None:
     from flows.execute import execute
     from flows.line import direct
     from flows.summary import print_summary
     from flows.terminal import Terminal
 
-    signal.signal(signal.SIGTERM, terminate)
     with Terminal(out) as terminal:
         if no_orchestrator:
             finished = execute(options, terminal, terminal.stage(direct))
         else:
             from flows.orchestrate import run_flow
 
-            finished = run_flow(options, terminal, terminal.stage)
+            finished = run_flow(options, terminal, terminal.stage, prepared)
     print_summary(finished, out)
     out.print(f"\nreport: {escape(finished.folder / 'report.html')}")
     tell_address(options.workspace)

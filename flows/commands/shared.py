@@ -35,6 +35,8 @@ class Exit(IntEnum):
 
 
 def _workspace(place: str | Path) -> Path:
+    if "://" not in str(place) and not (Path(place) / "mirror.json").is_file():
+        return Path(place)  # as below, without loading what stores need
     from curation.remote import open_workspace
 
     return open_workspace(place)
@@ -91,7 +93,23 @@ Buckets = Annotated[bool, typer.Option("--buckets", help="A line for each bucket
 WORKSPACE = Path("workspace")
 
 
-def exit_code(error: Exception) -> Exit | None:
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C or SIGTERM is what an error comes of: on the way out another may take its place.
+
+    Prefect has an exception of its own for SIGTERM, typer makes an exit of Ctrl-C.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "TerminationSignal":
+            return True
+        if isinstance(error, SystemExit) and error.code == Exit.INTERRUPTED:
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def exit_code(error: BaseException) -> Exit | None:
     """Of an error whose message says what is wrong: the code. None: a defect of the program."""
     known = _known_errors()
     named = next((known[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in known), None)

@@ -127,22 +127,27 @@ def test_interrupt_while_the_server_starts_leaves_no_server(tmp_path):
     assert not survivors(workspace)
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("held_back", [True, False])
-def test_an_interrupt_within_the_start_of_a_process_does_not_lose_it(tmp_path, monkeypatch, held_back):
-    """Ctrl-C between the start of the server's process and the knowledge of it. The bug: not to hold it back."""
+def test_an_interrupt_within_the_start_of_a_process_does_not_lose_it(tmp_path, monkeypatch, held_back, how):
+    """A signal between the start of the server's process and the knowledge of it. The bug: not to hold it back."""
     started = []
 
     class Interrupted(subprocess.Popen):
         def __init__(self, *_, **__):
-            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"])
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE)
             started.append(self)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(how)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     if not held_back:
         monkeypatch.setattr("flows.server._interrupt_held_back", contextlib.nullcontext)
-    with pytest.raises(KeyboardInterrupt), embedded_server(tmp_path):
-        pass
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), embedded_server(tmp_path):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
     lost = started[0].poll() is None
     started[0].kill()
     started[0].wait()

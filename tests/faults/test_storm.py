@@ -170,3 +170,28 @@ def test_two_commands_on_one_workspace(undisturbed, tmp_path):
     assert fingerprints(tmp_path / "w") == expected
     assert len(list((tmp_path / "w" / "steps").glob("mix/pretrain/*/step.json"))) == 1
     assert len(list((tmp_path / "w" / "runs").iterdir())) == 2
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_at_any_moment_of_the_opening_ends_all(undisturbed, tmp_path, how):
+    """Under Prefect, from the start of the command into the first station: code 130, and nobody is left.
+
+    The first moments are Python's own, before the command can answer for itself.
+    """
+    pipeline, expected = undisturbed
+    moments = random.Random(f"opening {how.name}")
+    workspace = tmp_path / "w"
+    orchestrated = [option for option in command(pipeline, workspace, "local") if option != "--no-orchestrator"]
+    for number in range(20):
+        process = subprocess.Popen(orchestrated, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(8 * (number + moments.random()) / 20)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (0, 130, -how), said
+        assert "Traceback" not in said or process.returncode == -how, said
+        wait_for_no_children(tmp_path)
+    done = subprocess.run(orchestrated, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fingerprints(workspace) == expected

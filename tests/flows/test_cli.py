@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import doctor
 from flows.execute import Options
 from tests.mini import write_pipeline
 
@@ -310,3 +311,19 @@ def test_a_manifest_from_elsewhere_is_shown_without_a_run(project, tmp_path):
     folder = load_run(project[1]).step("mix/instruction").folder
     done = mixwright("show", folder, "-w", tmp_path / "none", "-n", "1")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("s3://key:se/c@ret@bucket/prefix", "s3://***@bucket/prefix"),
+        ("https://user:pass@prefect.example/api", "https://***@prefect.example/api"),
+        ("http://127.0.0.1:4200/api?token=abc", "http://127.0.0.1:4200/api?***"),
+        ("/data/a@b/work?space", "/data/a@b/work?space"),
+    ],
+)
+def test_doctor_shows_no_password(monkeypatch, value, shown):
+    for name in ("MIXWRIGHT_WORKSPACE", "PREFECT_API_URL"):
+        monkeypatch.setenv(name, value)
+    found = {finding.subject: finding.detail for finding in doctor._variables()}
+    assert found["MIXWRIGHT_WORKSPACE"] == found["PREFECT_API_URL"] == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import psutil
 import pytest
 
 from curation.files import read_json
-from flows.server import embedded_server
+from flows import server
+from flows.commands.shared import Exit, was_interrupted
+from flows.server import embedded_server, preparing
 from tests.mini import write_inputs, write_pipeline
 
 
@@ -76,3 +79,50 @@ def test_an_idle_server_leaves_the_cores_alone(tmp_path):
         time.sleep(4)
         after = process.cpu_times()
     assert (after.user + after.system) - (before.user + before.system) < 1.0
+
+
+def test_a_new_database_begins_as_the_first_one_was_migrated(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXWRIGHT_CACHE", str(tmp_path / "cache"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    for home in (first, second):
+        home.mkdir()
+    assert server._take_template(first)  # there is none yet: this one is to be kept
+    with contextlib.closing(sqlite3.connect(first / server.DATABASE)) as made:
+        made.execute("create table flow (id text)")
+        made.commit()
+    server._keep_template(first)
+    assert not server._take_template(second)
+    with contextlib.closing(sqlite3.connect(second / server.DATABASE)) as copy:
+        assert copy.execute("select name from sqlite_master").fetchall() == [("flow",)]
+        copy.execute("insert into flow values ('one')")
+        copy.commit()
+    before = (second / server.DATABASE).read_bytes()
+    assert not server._take_template(second)  # what is there is left alone
+    assert (second / server.DATABASE).read_bytes() == before
+
+
+def test_a_process_that_is_not_told_to_serve_leaves_nothing(tmp_path):
+    home = tmp_path / "prefect"
+    with preparing(home) as prepared:
+        pass
+    assert prepared.process.returncode is not None
+    assert not home.exists()
+
+
+def test_an_error_on_the_way_out_of_an_interrupt_is_an_interrupt():
+    class TerminationSignal(BaseException):
+        """As Prefect names what it makes of SIGTERM."""
+
+    def led_to(first: BaseException, then: BaseException) -> BaseException:
+        try:
+            try:
+                raise first
+            finally:
+                raise then
+        except BaseException as error:
+            return error
+
+    for first in (KeyboardInterrupt(), TerminationSignal(), SystemExit(Exit.INTERRUPTED)):
+        assert was_interrupted(first)
+        assert was_interrupted(led_to(led_to(first, OSError(9, "Bad file descriptor")), RuntimeError()))
+    assert not was_interrupted(led_to(SystemExit(1), OSError(9, "Bad file descriptor")))
