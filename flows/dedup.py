@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 from pathlib import Path
@@ -33,6 +35,8 @@ from flows.terminal import Terminal
 
 CLUSTERS_SHOWN = 5
 SHINGLES_SHOWN = 12
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+KEPT, BLOCKS = 64 << 20, 32 << 20  # bytes of free memory that malloc keeps; of the blocks that it takes from there
 STYLES = {"same": "dim", "ins": "green", "del": "red", "gap": "dim"}
 
 
@@ -79,10 +83,20 @@ def deduplicate(
     wanted: Request, folder: Path, workers: int | None, strict: bool, console: Console
 ) -> Deduplicated:
     """Run with progress bars on `console`."""
+    _keep_freed_memory()
     fitting = fit_workers(wanted, workers or os.cpu_count() or 1)
     with LocalExecutor(fitting) as executor, Terminal(console) as terminal:
         context = Context((folder / "work").resolve(), executor, strict, progress=terminal)
         return dedup_files(context, wanted, folder)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's malloc use again what is freed. Blocks of some megabytes of a file come and go; to give each
+    back to the operating system, and have the next one cleared by it, takes a tenth of the time."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        malloc = ctypes.CDLL(None).mallopt
+        malloc(M_TRIM_THRESHOLD, KEPT)
+        malloc(M_MMAP_THRESHOLD, BLOCKS)
 
 
 def plan_json(planned: Forecast) -> dict[str, Any]:
