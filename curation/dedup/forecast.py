@@ -18,7 +18,7 @@ from curation.read.record import Limits, Problem
 
 SAMPLED = 8  # pieces looked into
 SAMPLE = 1 << 20  # bytes of lines looked at in each
-REMOVED_BYTES = 900  # of a removed record in the tables of results; half of the candidates are taken to be removed
+REMOVED_BYTES = 1000  # of a removed record in the tables of results; half of the candidates are taken for such
 WORKER_BYTES = 256 << 20  # that reads records: blocks and tables
 
 

@@ -96,7 +96,7 @@ def write_tables(
 
     Where a document was removed for a twin that a later stage removed, its twin here is the one that was kept for
     that, with the similarity to it. A twin may be a record that `index` held before: then its shard and row are
-    null. Memory: what is removed, about 300 bytes each, and one shard; with such twins the records of the index.
+    null. Memory: what is removed, up to a kilobyte each, and one shard; with such twins the records of the index.
     """
     removed = _removed(shards, stages)
     known = held(index) if index is not None else None
