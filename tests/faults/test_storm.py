@@ -101,7 +101,8 @@ def test_random_kills_change_nothing(engine, undisturbed, tmp_path):
             code = process.wait(300)
             said.seek(0)
             text = said.read()
-        assert "Traceback" not in text, text
+        if code != -signal.SIGKILL:  # of a killed command a worker that was just starting has lost its orders
+            assert "Traceback" not in text, text
         if code == 1:
             told = " ".join(text.split())
             assert "a rerun continues there" in told or "the same command tries again" in told, text

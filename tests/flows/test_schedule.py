@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from curation.files import read_json
+from flows.run import load_run
 from flows.server import embedded_server, quiet_environment
 from tests.mini import write_inputs, write_pipeline
 
@@ -170,7 +171,7 @@ def test_a_failed_night_is_told_and_the_end_leaves_nothing(served):
 
 
 @pytest.mark.cluster
-def test_prefect_yaml_deploys_to_a_work_pool(tmp_path):
+def test_prefect_yaml_deploys_to_a_work_pool_whose_worker_runs_and_tells_of_a_crash(tmp_path):
     with embedded_server(tmp_path / "prefect") as api:
         environment = os.environ | quiet_environment(tmp_path / "prefect") | {"PREFECT_API_URL": api}
         environment |= {"PYTHONPATH": str(ROOT)}
@@ -192,3 +193,43 @@ def test_prefect_yaml_deploys_to_a_work_pool(tmp_path):
             assert deployment["global_concurrency_limit"]["limit"] == 1
             assert deployment["parameter_openapi_schema"]["properties"]["until"]["enum"][-1] == "train"
             assert (ROOT / deployment["parameters"]["pipeline"]).is_file()
+
+        write_inputs(tmp_path / "inputs")
+        pipeline = write_pipeline(tmp_path / "pipeline", tmp_path / "inputs", training=False)
+        data = yaml.safe_load(pipeline.read_text())
+        program = f"import os; open({str(tmp_path / 'told')!r}, 'a').write(os.environ['MIXWRIGHT_STATUS'])"
+        pipeline.write_text(yaml.safe_dump(data | {"on_failure": {"command": f'{sys.executable} -c "{program}"'}}))
+
+        def ask_for_run(workspace: Path) -> str:
+            asked = {"pipeline": str(pipeline), "workspace": str(workspace), "until": "ingest", "workers": 2}
+            create = f"{api}/deployments/{deployments['demo-tiny']['id']}/create_flow_run"
+            given = {"parameters": asked, "state": {"type": "SCHEDULED"}}
+
+            def made():
+                """The run, asked for again while the server is busy."""
+                answer = httpx.post(create, json=given, timeout=30)
+                assert answer.status_code in (200, 201, 503), answer.text
+                return answer.is_success and answer.json()["id"]
+
+            return f"{api}/flow_runs/{wait_for(made)}"
+
+        def ended(url: str) -> str:
+            return wait_for(lambda: _ended(httpx.get(url, timeout=10).json()), 240)
+
+        start = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "mixwright", "--type", "process"]
+        with open(tmp_path / "worker.log", "w") as log:
+            worker = subprocess.Popen(start, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            assert ended(ask_for_run(tmp_path / "w")) == "COMPLETED", (tmp_path / "worker.log").read_text()
+            assert load_run(tmp_path / "w").data["status"] == "completed"
+            assert not (tmp_path / "told").exists()
+
+            url = ask_for_run(tmp_path / "killed")
+            wait_for(lambda: list(tmp_path.glob("killed/steps/ingest/*/.*.lock")), 240)
+            for child in psutil.Process(worker.pid).children(recursive=True):
+                child.kill()
+            assert ended(url) == "CRASHED"
+            assert wait_for(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text()) == "crashed"
+        finally:
+            worker.terminate()
+            worker.wait(60)
