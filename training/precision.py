@@ -3,7 +3,8 @@
 Weights, optimiser, norms, residuals, logits and losses stay in float32; torch's autocast rounds what goes into the
 products and attention of the backbone. On a GPU the factors of the output matrix's products are rounded as well:
 it gives their sums in float32, which a CPU does not. A device without bfloat16 in hardware emulates it, many times
-slower, so the setting is checked by a measurement and refused where it does not pay.
+slower, so the setting is checked by a measurement of products and refused where it cannot pay. It is off unless
+set: small models on a CPU gain little or nothing by it (tests/benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations

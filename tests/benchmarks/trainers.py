@@ -267,6 +267,7 @@ def report(method: str, found: dict) -> bool:
             line += f" and {speed(steps, 'cpu', extra['cpu']):.0f}"
         print(line)
     if peer is None:
+        print(f"  peak memory: ours {found['ours'].peak_mib:.0f} MiB")
         return True
     ratios = {
         clock: speed(ours, clock, before[clock] if method == "dpo" else 0) / speed(peer.steps, clock)
