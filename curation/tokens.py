@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM, kind_of, plain_texts, segments
 from curation.encoder import CHOICE, FOLDER, load_encoder
+from curation.executor import StoppedError
 from curation.files import write_json, write_parquet
 from curation.keys import key_of
 from curation.mix.manifest import load_manifest, require_verified
@@ -22,6 +24,7 @@ from curation.tokenizer.proof import prove
 from curation.tokenizer.report import REPORT, measure_fit
 from curation.tokenizer.sample import LONGEST, Outputs, Sample, beginning, choose, choose_from_mix
 
+Item = TypeVar("Item")
 READERS = 4  # threads that read samples ahead, at most
 PROOF_BYTES = 1 << 18  # of each source, on which fastokens and our counter are compared with tokenizers
 
@@ -63,10 +66,11 @@ def train_tokenizer(
                 sample = choose_from_mix(require_verified(Path(config.mix)), pools, measured, config)
             else:
                 sample = choose(pools, measured, ledgers, config)
-            tokenizer = train_bpe(sample.texts(threads), config)
+            tokenizer = train_bpe(_until_stopped(ctx, sample.texts(threads)), config)
         folder = build.folder / FOLDER
         write_folder(folder, tokenizer, settings)
-        choice = prove(folder, _proof_samples(pools, measured, ledgers, config.seed, threads))
+        proof = _proof_samples(pools, measured, ledgers, config.seed, threads)
+        choice = prove(folder, _until_stopped(ctx, proof))
         write_json(build.scratch(CHOICE), choice)
         encoder = load_encoder(build.folder)
         report = measure_fit(encoder, pools, measured, ledgers, config, sample.picks, threads)
@@ -140,6 +144,14 @@ def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str,
     totals["documents_in"] = len(counted)
     totals |= {name: int(counted[name].to_numpy().sum(dtype=np.int64)) for name in ("tokens", "tokens_plain")}
     return totals
+
+
+def _until_stopped(ctx: Context, items: Iterator[Item]) -> Iterator[Item]:
+    """The items while the run goes on; else StoppedError: no interrupt reaches a thread beside the main one."""
+    for item in items:
+        if ctx.executor.closed:
+            raise StoppedError("the run was stopped")
+        yield item
 
 
 def _proof_samples(

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from curation import encoder as encoder_module
 from curation.chat import SPECIAL_TOKENS
 from curation.encoder import CHOICE, FOLDER, Encoder, load_encoder
+from curation.executor import StoppedError
 from curation.files import file_hash, read_json
 from curation.keys import key_of
 from curation.shards import BATCH_ROWS, batches, pick
@@ -240,3 +241,11 @@ def test_batches_give_the_rows_asked_for(stations):
     assert [len(table) for _, table in batches(long, ["text"])] == [7, 7, 7, 7, 2]
     with pytest.raises(ValueError, match=f"asked for row {size}, but it has {size} rows"):
         list(batches(path, ["id"], np.array([size])))
+
+
+def test_training_ends_when_the_run_is_stopped(stations, prose):
+    """Closed before it begins, as by Ctrl-C while another station runs beside it."""
+    stations.pool("prose", prose)
+    stations.ctx.executor.closed = True
+    with pytest.raises(StoppedError):
+        stations.tokenizer()
