@@ -48,6 +48,7 @@ from curation.measure.datatrove_lines import (
 )
 from curation.measure.datatrove_ngrams import DUPLICATE, NGRAM_COUNTS, TOP, count_ngrams, ngram_scratch
 from curation.measure.group import Columns, Group
+from curation.measure.intrinsics import any_byte_mask, beyond_mask, going_on_mask, ones
 from curation.measure.spacy_chunk import chunk_scratch
 from curation.measure.spacy_english import english
 from curation.measure.spacy_tokens import (
@@ -63,7 +64,10 @@ from curation.measure.spacy_tokens import (
     token_scratch,
     tokenise,
 )
-from curation.measure.utf8 import text_buffers
+from curation.measure.utf8 import BLOCK, block_at, text_buffers
+
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_break_mask = any_byte_mask(b"\n\v\f\r\x1c\x1d\x1e\x85\xa8\xa9")  # line breaks, or their last bytes
 
 # Rows of the kernel's table: counts of tokens, of lines, of n-grams, of C4, and two more.
 _LINES = COUNTS
@@ -135,13 +139,15 @@ GROUP = Group(
 @njit(nogil=True)
 def _survey(data, begin, end):
     """Characters, line breaks at most, and whether all is ASCII."""
-    chars, breaks, high = 0, 0, np.uint8(0)
-    for at in range(begin, end):
-        byte = data[at]
-        high |= byte
-        chars += (byte & 0xC0) != 0x80
-        breaks += (byte < 0x20) | (byte == 0x85) | (byte == 0xA8) | (byte == 0xA9)
-    return chars, breaks, high < 0x80
+    going_on, breaks, beyond, at = 0, 0, np.uint64(0), begin
+    while at < end:
+        place, shift = block_at(data, at)
+        inside = _ALL >> np.uint64(BLOCK - min(BLOCK, end - at))
+        going_on += ones(going_on_mask(data, place) >> shift & inside)
+        breaks += ones(_break_mask(data, place) >> shift & inside)
+        beyond |= beyond_mask(data, place) >> shift & inside
+        at += BLOCK
+    return end - begin - going_on, breaks, beyond == 0
 
 
 @njit(nogil=True, cache=True)

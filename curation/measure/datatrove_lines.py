@@ -13,6 +13,7 @@ from curation.compiled import njit
 from curation.measure.hashing import number_of, table_size
 from curation.measure.intrinsics import load64
 from curation.measure.spacy_english import TERMINAL
+from curation.measure.spacy_strings import combined, folded, mixed
 from curation.measure.spacy_tokens import (
     CHUNKS,
     LINE_CHUNKS,
@@ -42,16 +43,17 @@ def hash_text(data, start, end):
     """A 64-bit hash of data[start:end]; reads nothing outside."""
     hashed = np.uint64(end - start) * _MULTIPLIER
     at = start
-    while at + 8 <= end:
-        hashed = (hashed ^ load64(data, at)) * _MULTIPLIER
-        hashed ^= hashed >> np.uint64(32)
+    while at + 16 <= end:
+        hashed = combined(hashed ^ load64(data, at), load64(data, at + 8))
+        at += 16
+    if at + 8 <= end:
+        hashed = folded(hashed, load64(data, at))
         at += 8
     rest = np.uint64(0)
     while at < end:
         rest = rest << np.uint64(8) | np.uint64(data[at])
         at += 1
-    hashed = (hashed ^ rest) * _MULTIPLIER
-    return hashed ^ hashed >> np.uint64(32)
+    return mixed(hashed, rest)
 
 
 @njit(nogil=True, _nrt=False)

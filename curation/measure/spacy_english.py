@@ -65,12 +65,12 @@ Tables = namedtuple("Tables", "classes bytes strings")
 
 
 def string_hash(text: bytes) -> int:
-    """What `spacy_tokens.hash_bytes` gives for these bytes."""
+    """What `spacy_strings.hash_bytes` gives for these bytes."""
     hashed = len(text) * HASH_START & MASK
     for at in range(0, len(text), 8):
-        word = int.from_bytes(text[at : at + 8], "little")
-        hashed = (hashed ^ word) * HASH_MULTIPLIER & MASK
-        hashed ^= hashed >> 32
+        product = (hashed ^ int.from_bytes(text[at : at + 8], "little")) * HASH_MULTIPLIER
+        hashed = product & MASK
+        hashed ^= product >> 64 if at + 8 < len(text) else hashed >> 32
     return hashed
 
 

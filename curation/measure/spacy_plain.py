@@ -20,7 +20,7 @@ from curation.measure.spacy_merge import (
     WITH_LETTER,
     WORD,
 )
-from curation.measure.spacy_strings import find_string, special_case
+from curation.measure.spacy_strings import find_string, hash_short, special_case
 
 TOKENS, CHUNKS, CHARS, STOP_WORDS = range(4)  # places in the counts of a document
 WINDOW = 18  # bytes looked at: two loads, a mark and what follows it
@@ -37,21 +37,6 @@ def _letters(word):
     low = (word | _CASE) & ~_HIGH
     letters = (low + _FROM_A) & ~(low + _PAST_Z) & ~word & _HIGH
     return trailing_zeros(~letters & _HIGH) >> 3
-
-
-@njit(nogil=True, inline="always", _nrt=False)
-def _mixed(hashed, word):
-    hashed = (hashed ^ word) * _MULTIPLIER
-    return hashed ^ hashed >> np.uint64(32)
-
-
-@njit(nogil=True, inline="always", _nrt=False)
-def _hash(word, second, length):
-    """`spacy_strings.hash_bytes` of 1 to 16 bytes, of which these are the first and the second eight."""
-    hashed = np.uint64(length) * _START
-    if length <= 8:
-        return _mixed(hashed, word & _ALL >> np.uint64(64 - 8 * length))
-    return _mixed(_mixed(hashed, word), second & _ALL >> np.uint64(128 - 8 * length))
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
@@ -77,7 +62,7 @@ def plain_words(data, at, begin, end, tables, tokens, counts, written, first, ga
         marked = kinds_of_bytes[mark] == BYTE_MARK
         if kinds_of_bytes[data[stop + marked]] != BYTE_BLANK:
             break
-        hashed = _hash(word, second, length)
+        hashed = hash_short(word, second, length)
         known = find_string(hashed, strings)
         if known >= 0:
             if strings.rule_from[known + 1] > strings.rule_from[known]:
@@ -86,7 +71,7 @@ def plain_words(data, at, begin, end, tables, tokens, counts, written, first, ga
         if marked and mark == FULL_STOP:
             if not (data[stop - 1] >= LOWERCASE_A or (length >= 2 and data[stop - 2] < LOWERCASE_A)):
                 break  # "USA." but not "A."
-            if special_case(_hash(word, second, length + 1), strings) >= 0:
+            if special_case(hash_short(word, second, length + 1), strings) >= 0:
                 break
         store64(tokens.text, written, word)
         store64(tokens.text, written + 8, second)
@@ -101,7 +86,7 @@ def plain_words(data, at, begin, end, tables, tokens, counts, written, first, ga
             chars += 1
             ends = mark in (FULL_STOP, EXCLAMATION, QUESTION)
             tokens.ends[number], tokens.chars[number] = written, chars
-            tokens.hashes[number] = _hash(np.uint64(mark), np.uint64(0), 1)
+            tokens.hashes[number] = hash_short(np.uint64(mark), np.uint64(0), 1)
             tokens.kinds[number] = ALL_PUNCTUATION | (ENDS_SENTENCE if ends else 0)
             number += 1
             stop += 1

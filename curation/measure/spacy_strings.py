@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from curation.compiled import njit
-from curation.measure.intrinsics import load64
+from curation.measure.intrinsics import high_product, load64
 from curation.measure.spacy_english import BLOOM_BITS, HASH_MULTIPLIER, HASH_START, NO_STRING
 
 _START, _MULTIPLIER = np.uint64(HASH_START), np.uint64(HASH_MULTIPLIER)
@@ -21,14 +21,42 @@ def hash_bytes(text, start, end):
     """
     hashed = np.uint64(end - start) * _START
     while end - start > 8:
-        hashed = (hashed ^ load64(text, start)) * _MULTIPLIER
-        hashed ^= hashed >> np.uint64(32)
+        hashed = folded(hashed, load64(text, start))
         start += 8
     if end > start:
-        word = load64(text, start) & (_ALL >> np.uint64(64 - 8 * (end - start)))
-        hashed = (hashed ^ word) * _MULTIPLIER
-        hashed ^= hashed >> np.uint64(32)
+        hashed = mixed(hashed, load64(text, start) & (_ALL >> np.uint64(64 - 8 * (end - start))))
     return hashed
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def folded(hashed, word):
+    """A step of the hash that others follow: both halves of a product, so that no later bytes undo what it did."""
+    hashed ^= word
+    return high_product(hashed, _MULTIPLIER) ^ hashed * _MULTIPLIER
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def combined(hashed, word):
+    """A hash of two numbers: both halves of their product."""
+    hashed, word = hashed ^ _START, word ^ _MULTIPLIER
+    return high_product(hashed, word) ^ hashed * word
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def mixed(hashed, word):
+    """The last step of the hash, which no two words have in common."""
+    hashed = (hashed ^ word) * _MULTIPLIER
+    return hashed ^ hashed >> np.uint64(32)
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def hash_short(word, second, length):
+    """`hash_bytes` of 1 to 16 bytes, of which these are the first and the second eight; without branches."""
+    start = np.uint64(length) * _START
+    long = length > 8
+    hashed = folded(start, word) if long else start
+    last = second if long else word
+    return mixed(hashed, last & _ALL >> np.uint64(8 * ((16 if long else 8) - length)))
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
