@@ -16,6 +16,7 @@ from curation.dedup.bands import (
     band_keys,
     bucket_pairs,
     bucket_sizes,
+    distinct,
     pairs_left_out,
     read_shared,
     sorted_entries,
@@ -62,8 +63,8 @@ class Shared:
         for path in self.files:
             documents = np.load(path, mmap_mode="r")["document"]
             start = bisect_left(documents, self.firsts[at])
-            found.append(np.unique(documents[start : bisect_left(documents, self.firsts[at + 1], start)]))
-        return np.unique(np.concatenate(found)) - np.uint64(self.firsts[at])
+            found.append(distinct(documents[start : bisect_left(documents, self.firsts[at + 1], start)]))
+        return distinct(np.concatenate(found)) - np.uint64(self.firsts[at])
 
 
 def write_bands(

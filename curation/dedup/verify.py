@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from curation.dedup.bands import distinct
 from curation.dedup.documents import SCRATCH, Shard, write_array
 from curation.dedup.jaccard import copy_sets, similarities, write_sets
 from curation.dedup.ranking import Numbered
@@ -146,7 +147,7 @@ def _verify_range(
         pairs = np.load(run, mmap_mode="r")
         bounds = np.searchsorted(pairs, np.array([start << 32, stop << 32], np.uint64))
         slices.append(np.array(pairs[bounds[0] : bounds[1]]))
-    pairs = np.unique(np.concatenate(slices))
+    pairs = distinct(np.concatenate(slices))
     found = np.empty(len(pairs), VERIFIED)
     found["pair"] = pairs
     if len(pairs):

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from curation.dedup.bands import distinct
 from curation.dedup.jaccard import shingle_sets
 from curation.dedup.minhash import signatures
 from curation.dedup.scheme import Optimised, Scheme
@@ -129,3 +130,10 @@ def test_what_does_not_fit_is_refused(tokenizer):
         Optimised(similarity=0.8, false_positive_weight=0.9)
     with pytest.raises(ValidationError, match="bands"):
         Dedup(scheme={"similarity": 0.8, "bands": 3})
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1])))
+def test_distinct_numbers_are_those_of_numpy(values):
+    array = np.array(values, np.uint64)
+    np.testing.assert_array_equal(distinct(array), np.unique(array))
+    assert distinct(array).dtype == array.dtype
