@@ -142,12 +142,12 @@ def test_an_interrupt_within_the_start_of_a_process_does_not_lose_it(tmp_path, m
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     if not held_back:
         monkeypatch.setattr("flows.server._interrupt_held_back", contextlib.nullcontext)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(how, signal.default_int_handler)  # a shell's background ignores Ctrl-C
     try:
         with pytest.raises(KeyboardInterrupt), embedded_server(tmp_path):
             pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(how, before)
     lost = started[0].poll() is None
     started[0].kill()
     started[0].wait()
