@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -28,16 +27,24 @@ def run(pipeline: Path, workspace: Path, *more: str) -> subprocess.CompletedProc
     return done
 
 
-def kill_after(seconds: float, pipeline: Path, workspace: Path, how: signal.Signals, *more: str) -> int:
-    """Start a run, signal it after so long, wait for its end; its exit code."""
+def steps_done(workspace: Path) -> int:
+    return sum(1 for _ in workspace.glob("steps/**/step.json"))
+
+
+def kill_at(steps: int, moment: float, pipeline: Path, workspace: Path, *more: str) -> int:
+    """Start a run, kill it `moment` seconds after the workspace holds so many steps, one of its own at least.
+
+    The time is told by steps: how long a run takes differs between machines and hours.
+    """
+    steps = max(steps, steps_done(workspace) + 1)
     process = subprocess.Popen(
         command(pipeline, workspace, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, how)
-        return process.wait(60)
+    while process.poll() is None and steps_done(workspace) < steps:
+        time.sleep(0.02)
+    time.sleep(moment)
+    process.kill()
+    return process.wait(60)
 
 
 def survivors(workspace: Path) -> list[str]:
@@ -62,23 +69,18 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path):
     """The whole line, training included: same content of every step, final weights bit for bit."""
     write_inputs(tmp_path / "inputs")
     pipeline = write_pipeline(tmp_path / "pipeline", tmp_path / "inputs")
-    started = time.monotonic()
     run(pipeline, tmp_path / "whole", "--no-orchestrator", "--workers", "2")
-    seconds = time.monotonic() - started
     expected = fingerprints(tmp_path / "whole")
     assert {"train/pretrain", "train/reward", "train/dpo", "mix/pretrain"} <= set(expected)
 
     rng = random.Random(11)
+    more = ("--no-orchestrator", "--workers", "2")
     codes = []
-    for _ in range(12):
-        moment = rng.uniform(1.0, 0.6 * seconds)
-        codes.append(
-            kill_after(
-                moment, pipeline, tmp_path / "killed", signal.SIGKILL, "--no-orchestrator", "--workers", "2"
-            )
-        )
-    assert codes.count(-signal.SIGKILL) >= 3, codes
-    run(pipeline, tmp_path / "killed", "--no-orchestrator", "--workers", "2")
+    for kill in range(12):
+        steps = int(len(expected) * (kill + rng.random()) / 12)
+        codes.append(kill_at(steps, rng.uniform(0, 0.3), pipeline, tmp_path / "killed", *more))
+    assert codes.count(-signal.SIGKILL) >= 8, codes
+    run(pipeline, tmp_path / "killed", *more)
     assert fingerprints(tmp_path / "killed") == expected
     assert not wait_for_no_survivors(tmp_path / "killed")
 
