@@ -29,7 +29,6 @@ PUNCTUATION = "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';�
 CONTROLS = "".join(map(chr, chain(range(9), range(11, 13), range(13, 32), range(127, 160))))
 TO_BLANKS = str.maketrans(dict.fromkeys(PUNCTUATION + CONTROLS, " "))
 NUMBER = re.compile("\\d+([.,،٫⎖⎗⎘]\\d+)?")
-LONGEST_CHUNK = 256  # characters of a chunk that scratch is made for; it grows
 HASHES = {
     "xxhash64": xxhash.xxh64_intdigest,
     "xxhash32": xxhash.xxh32_intdigest,
@@ -92,7 +91,7 @@ def _joined_words(data, start, end, tables):
     """The words of data[start:end], a blank behind each (uint8), and where each begins, with the end of all."""
     tokens = token_scratch(end - start, 0)  # simplified text has no line breaks
     counts = np.empty(COUNTS, np.int64)
-    tokenise(data, start, end, tables, tokens, chunk_scratch(LONGEST_CHUNK), counts)
+    tokenise(data, start, end, tables, tokens, chunk_scratch(end - start), counts)
     words = counts[TOKENS]
     size = tokens.ends[words - 1] if words else 0
     joined, starts = np.empty(size + words, np.uint8), np.empty(words + 1, np.int64)

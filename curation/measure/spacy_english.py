@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -50,16 +51,20 @@ MARKS = ".,:;!?"  # behind a plain word each is a token of its own, but for some
 HASH_START = 0x9E3779B97F4A7C15
 HASH_MULTIPLIER = 0xFF51AFD7ED558CCD
 MASK = (1 << 64) - 1
-BLOOM_BITS = 1 << 15
+BLOOM_BITS = 1 << 16
 NO_STRING = -1
 
 # Strings the tokenizer looks up: `keys` and `numbers` are an open-addressing table from a string's hash to its
-# number, `bloom` a bit by hash that says whether it is worth looking. Of a string there are: where its tokens end
-# if it is a special case (in bytes, `rule_ends[rule_from[i] : rule_from[i + 1]]`), and the same for a phrase: a
-# special case as it would be split without its rule; its bit if it is a stop word; whether it is split off behind
-# a digit; whether it is a token of a phrase.
+# number, `bloom` a bit by hash that says whether it is worth looking, and `special` the same for special cases. Of
+# a string there are: where its tokens end if it is a special case (in bytes, `rule_ends[rule_from[i] :
+# rule_from[i + 1]]`), and the same for a phrase: a special case as it would be split without its rule; whether it
+# is split off behind a digit; whether it is a token of a phrase. Stop words have a table of their own without
+# collisions: hashes and bits by place. `pairs` and `pair_bloom` are the set of the two tokens that a phrase begins
+# with, by `pair_hash`.
 Strings = namedtuple(
-    "Strings", "bloom keys numbers rule_from rule_ends phrase_from phrase_ends stop_word unit piece"
+    "Strings",
+    "bloom special keys numbers rule_from rule_ends phrase_from phrase_ends unit piece "
+    "stop_keys stop_bits pair_bloom pairs",
 )
 Tables = namedtuple("Tables", "classes bytes strings")
 
@@ -72,6 +77,12 @@ def string_hash(text: bytes) -> int:
         hashed = product & MASK
         hashed ^= product >> 64 if at + 8 < len(text) else hashed >> 32
     return hashed
+
+
+def pair_hash(first: int, second: int) -> int:
+    """What `spacy_strings.combined` gives for these hashes."""
+    product = (first ^ HASH_START) * (second ^ HASH_MULTIPLIER)
+    return (product >> 64 ^ product) & MASK
 
 
 @cache
@@ -136,28 +147,56 @@ def _bytes() -> np.ndarray:
 
 def _strings(data: dict) -> Strings:
     pieces = {token for phrase in data["phrases"].values() for token in phrase}
-    texts = sorted({*data["special"], *data["phrases"], *data["after_digit"], *STOP_WORDS, *pieces})
-    size = int(table_size(2 * len(texts)))
-    bloom, keys = np.zeros(BLOOM_BITS // 64, np.uint64), np.zeros(size, np.uint64)
-    numbers = np.full(size, NO_STRING, np.int32)
-    for number, text in enumerate(texts):
-        hashed = string_hash(text.encode())
-        bit = hashed & (BLOOM_BITS - 1)
-        bloom[bit >> 6] |= np.uint64(1 << (bit & 63))
-        place = hashed >> 20 & (size - 1)
-        while numbers[place] != NO_STRING:
-            place = (place + 1) & (size - 1)
-        keys[place], numbers[place] = hashed, number
+    texts = sorted({*data["special"], *data["phrases"], *data["after_digit"], *pieces})
+    hashes = {text: string_hash(text.encode()) for text in {*texts, *STOP_WORDS}}
+    keys, numbers = _table([hashes[text] for text in texts])
+    pairs = {
+        pair_hash(hashes[phrase[0]], hashes[phrase[1]]) for phrase in data["phrases"].values() if len(phrase) > 1
+    }
     return Strings(
-        bloom,
+        _bloom([hashes[text] for text in texts]),
+        _bloom([hashes[text] for text in data["special"]]),
         keys,
         numbers,
         *_ends([data["special"].get(text, []) for text in texts]),
         *_ends([data["phrases"].get(text, []) for text in texts]),
-        np.array([1 << STOP_WORDS.index(text) if text in STOP_WORDS else 0 for text in texts], np.uint8),
         np.array([text in data["after_digit"] for text in texts], np.bool_),
         np.array([text in pieces for text in texts], np.bool_),
+        *_stop_words([hashes[word] for word in STOP_WORDS]),
+        _bloom(pairs),
+        _table(sorted(pairs))[0],
     )
+
+
+def _bloom(hashes: Iterable[int]) -> np.ndarray:
+    bits = np.zeros(BLOOM_BITS // 64, np.uint64)
+    for hashed in hashes:
+        bit = hashed & (BLOOM_BITS - 1)
+        bits[bit >> 6] |= np.uint64(1 << (bit & 63))
+    return bits
+
+
+def _table(hashes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """An open-addressing table of hashes, 0 where free, and the number of each."""
+    size = int(table_size(2 * len(hashes)))
+    keys, numbers = np.zeros(size, np.uint64), np.full(size, NO_STRING, np.int32)
+    for number, hashed in enumerate(hashes):
+        place = hashed >> 20 & (size - 1)
+        while numbers[place] != NO_STRING:
+            place = (place + 1) & (size - 1)
+        keys[place], numbers[place] = hashed, number
+    return keys, numbers
+
+
+def _stop_words(hashes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes and bits of stop words, each at its place in the smallest table where no two share one."""
+    size = 8
+    while len({hashed >> 20 & (size - 1) for hashed in hashes}) < len(hashes):
+        size *= 2
+    keys, bits = np.zeros(size, np.uint64), np.zeros(size, np.uint8)
+    for number, hashed in enumerate(hashes):
+        keys[hashed >> 20 & (size - 1)], bits[hashed >> 20 & (size - 1)] = hashed, 1 << number
+    return keys, bits
 
 
 def _ends(token_lists: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -59,16 +59,19 @@ def hash_short(word, second, length):
     return mixed(hashed, last & _ALL >> np.uint64(8 * ((16 if long else 8) - length)))
 
 
+@njit(nogil=True, inline="always", _nrt=False)
+def _in_bloom(hashed, bloom):
+    bit = hashed & _BLOOM_MASK
+    return bloom[bit >> np.uint64(6)] >> (bit & np.uint64(63)) & np.uint64(1)
+
+
 @njit(nogil=True, forceinline=True, _nrt=False)
 def find_string(hashed, strings):
     """The number of the string with this hash, NO_STRING if there is none."""
-    bit = hashed & _BLOOM_MASK
-    if strings.bloom[bit >> np.uint64(6)] >> (bit & np.uint64(63)) & np.uint64(1):
-        return _search(hashed, strings)
-    return NO_STRING
+    return _search(hashed, strings) if _in_bloom(hashed, strings.bloom) else np.int64(NO_STRING)
 
 
-@njit(nogil=True, forceinline=True, _nrt=False)
+@njit(nogil=True, _nrt=False)
 def _search(hashed, strings):
     mask = np.uint64(len(strings.keys) - 1)
     place = hashed >> np.uint64(20) & mask
@@ -82,7 +85,33 @@ def _search(hashed, strings):
 @njit(nogil=True, forceinline=True, _nrt=False)
 def special_case(hashed, strings):
     """The number of the special case with this hash, NO_STRING if no string with this hash is one."""
-    number = find_string(hashed, strings)
-    if number >= 0 and strings.rule_from[number + 1] > strings.rule_from[number]:
-        return number
-    return NO_STRING
+    if _in_bloom(hashed, strings.special):
+        number = _search(hashed, strings)
+        if number >= 0 and strings.rule_from[number + 1] > strings.rule_from[number]:
+            return number
+    return np.int64(NO_STRING)
+
+
+@njit(nogil=True, inline="always", _nrt=False)
+def stop_word(hashed, strings):
+    """The bit of the stop word with this hash, 0 if there is none; without branches."""
+    place = hashed >> np.uint64(20) & np.uint64(len(strings.stop_keys) - 1)
+    return np.int64(strings.stop_bits[place]) * (strings.stop_keys[place] == hashed)
+
+
+@njit(nogil=True, forceinline=True, _nrt=False)
+def begins_phrase(first, second, strings):
+    """Whether a special case, as it would be split without its rule, begins with the tokens of these hashes."""
+    pair = combined(first, second)
+    return _in_bloom(pair, strings.pair_bloom) != 0 and _search_pair(pair, strings.pairs)
+
+
+@njit(nogil=True, _nrt=False)
+def _search_pair(pair, pairs):
+    mask = np.uint64(len(pairs) - 1)
+    place = pair >> np.uint64(20) & mask
+    while pairs[place]:
+        if pairs[place] == pair:
+            return True
+        place = (place + np.uint64(1)) & mask
+    return False

@@ -2,8 +2,8 @@
 
 Text is cut at white space into chunks. A chunk that is no special case loses prefixes and suffixes, one of each a
 round, until it is a special case or none is left; what remains is a special case, a URL, or split at infixes.
-Last, neighbouring tokens that spell a special case are merged into it. Most chunks are plain words with at most
-one mark behind, and those take a short way: `curation.measure.spacy_plain`.
+Last, neighbouring tokens that spell a special case are merged into it. Most chunks are short and of ASCII, and
+those take a short way: `curation.measure.spacy_ascii`.
 """
 
 from __future__ import annotations
@@ -13,55 +13,65 @@ from collections import namedtuple
 import numpy as np
 
 from curation.compiled import njit
-from curation.measure.spacy_chunk import split_chunk
-from curation.measure.spacy_english import (
-    BLANK,
-    BYTE_BLANK,
-    BYTE_DIGIT,
-    BYTE_HIGH,
-    BYTE_LETTER,
-    BYTE_MARK,
-    LINE_BREAK,
+from curation.measure.spacy_ascii import (
+    CHARS,
+    CHUNKS,
+    ELLIPSES,
+    HASHES,
+    LINE_CHUNKS,
+    LINE_FIELDS,
+    LINE_FIRST,
+    LINE_LAST,
+    LINE_NEXT,
+    LINE_STOP,
+    LINES,
+    MERGES,
+    NEWLINES,
+    STOP_WORDS,
+    TOKENS,
+    ascii_chunks,
+    end_line,
 )
+from curation.measure.spacy_chunk import split_chunk
+from curation.measure.spacy_english import BLANK, BYTE_BLANK, BYTE_HIGH, LINE_BREAK
 from curation.measure.spacy_merge import (
     AFTER_BLANK_TOKEN,
-    ALL_PUNCTUATION,
-    ENDS_SENTENCE,
     FIRST_OF_CHUNK,
     WITH_LETTER,
     WORD,
     kinds_of,
     merge_special_cases,
 )
-from curation.measure.spacy_plain import (
-    CHARS,
-    CHUNKS,
-    STOP_WORDS,
-    TOKENS,
-    plain_words,
-)
-from curation.measure.spacy_strings import find_string, hash_bytes, special_case
+from curation.measure.spacy_strings import begins_phrase, hash_bytes, stop_word
 from curation.measure.utf8 import decode
 
+__all__ = [
+    "CHUNKS",
+    "COUNTS",
+    "ELLIPSES",
+    "HASHES",
+    "LINES",
+    "LINE_CHUNKS",
+    "LINE_FIRST",
+    "LINE_LAST",
+    "LINE_NEXT",
+    "LINE_STOP",
+    "NEWLINES",
+    "STOP_WORDS",
+    "TOKENS",
+]
 PADDING = 72  # bytes that may be read behind the squeezed text
-LONG_CHUNK = 1000  # bytes
-FULL_STOP, EXCLAMATION, QUESTION = 0x2E, 0x21, 0x3F
-BLANK_BYTE, NUMBER_SIGN, LOWERCASE_A, ELLIPSIS = 0x20, 0x23, 0x61, 0x2026
+FULL_STOP, NUMBER_SIGN, ELLIPSIS = 0x2E, 0x23, 0x2026
 
 # `text` holds the document without its white space; a token is `text[ends[k - 1] : ends[k]]`. `chars[k]` counts
 # the characters of the tokens up to and including k; `kinds` has the bits of `curation.measure.spacy_merge`. A row
 # of `lines` is a line of `str.splitlines`: see LINE_*; `lines_tokens` counts the tokens before each.
 Tokens = namedtuple("Tokens", "text ends chars hashes kinds marks runs lines lines_tokens")
-LINE_FIRST, LINE_LAST, LINE_CHUNKS, LINE_STOP, LINE_NEXT, LINE_FIELDS = range(6)
-# bytes from the document's start: LINE_FIRST and LINE_LAST bound the stripped line (LINE_FIRST is -1 if that is
-# empty), LINE_STOP is where its line break begins and LINE_NEXT where the next line does; LINE_CHUNKS counts
-# those before the line.
 
-# Counts of a document: places in `counts`, after those of `curation.measure.spacy_plain`.
-LINES, NEWLINES, WORDS, WORD_CHARS, ALPHA_TOKENS = range(4, 9)
-HASHES, ELLIPSES, LONGEST_CHUNK, MERGES, COUNTS = range(9, 14)
-# CHARS are those of the tokens; STOP_WORDS has a bit for each stop word that occurs; MERGES says that tokens may
-# have to be merged; LONGEST_CHUNK is at least the bytes of the longest one, if those are more than LONG_CHUNK.
+# Counts of a document: places in `counts`, after those of `curation.measure.spacy_ascii`. CHARS are those of the
+# tokens; STOP_WORDS has a bit for each stop word that occurs; MERGES says that tokens may have to be merged;
+# LONGEST_CHUNK is at least the bytes of the longest one, if those are 64 or more.
+WORDS, WORD_CHARS, ALPHA_TOKENS, LONGEST_CHUNK, COUNTS = range(9, 14)
 
 
 @njit(nogil=True)
@@ -94,7 +104,7 @@ def _emit(tokens, counts, end, length, kinds, hashed):
 @njit(nogil=True, forceinline=True, _nrt=False)
 def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
     """Emit the tokens of a chunk that begins at byte `first` of the squeezed text; `kinds` of its first token."""
-    low, piece = 0, False
+    low, before = 0, np.uint64(0)
     for k in range(bounds):
         high = chunk.bounds[k]
         any_class, all_class = np.uint32(0), np.uint32(0xFFFFFFFF)
@@ -103,14 +113,11 @@ def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
             all_class &= chunk.classes[at]
         start, end = first + chunk.offsets[low], first + chunk.offsets[high]
         hashed = hash_bytes(tokens.text, start, end)
-        number = find_string(hashed, tables.strings)
-        before, piece = piece, False
-        if number >= 0:
-            counts[STOP_WORDS] |= tables.strings.stop_word[number]
-            piece = tables.strings.piece[number]
-            counts[MERGES] |= before and piece
+        counts[STOP_WORDS] |= stop_word(hashed, tables.strings)
+        if low and begins_phrase(before, hashed, tables.strings):
+            counts[MERGES] = 1
         _emit(tokens, counts, end, high - low, kinds | kinds_of(any_class, all_class, high - low), hashed)
-        low, kinds = high, 0
+        low, before, kinds = high, hashed, 0
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
@@ -147,12 +154,8 @@ def _blanks(data, at, begin, end, tables, tokens, counts, first, last):
 @njit(nogil=True, forceinline=True, _nrt=False)
 def _end_line(tokens, counts, first, last, stop, following):
     """Close the line under way; the row of the next one begins with the tokens and chunks there are by now."""
-    number = counts[LINES]
-    counts[LINES] = number + 1
-    line = tokens.lines[number]
-    line[LINE_FIRST], line[LINE_LAST], line[LINE_STOP], line[LINE_NEXT] = first, last, stop, following
-    tokens.lines_tokens[number + 1] = counts[TOKENS]
-    tokens.lines[number + 1, LINE_CHUNKS] = counts[CHUNKS]
+    end_line(tokens, counts[LINES], first, last, stop, following, counts[TOKENS], counts[CHUNKS])
+    counts[LINES] += 1
 
 
 @njit(nogil=True, _nrt=False)
@@ -160,16 +163,15 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
     """Fill `tokens` and `counts` for the text data[begin:end].
 
     `tokens` and `chunk` must have room for it: `token_scratch(end - begin, line breaks)`, `chunk_scratch(end -
-    begin)`. Nothing outside the text is read.
+    begin)`. What lies outside the text has no part in it.
     """
     counts[:] = 0
     tokens.lines_tokens[0] = tokens.lines[0, LINE_CHUNKS] = 0
     at, written, first, last, gap = begin, 0, -1, 0, False
     while at < end:
-        before = at
-        at, written, first, gap = plain_words(data, at, begin, end, tables, tokens, counts, written, first, gap)
-        if at > before:
-            last = at - begin - (data[at - 1] == BLANK_BYTE)
+        at, written, first, last, gap = ascii_chunks(
+            data, at, begin, end, tables, tokens, chunk, counts, written, first, last, gap
+        )
         if at < end:
             at, written, first, last, gap = _next_part(
                 data, at, begin, end, tables, tokens, chunk, counts, written, first, last, gap
@@ -185,45 +187,12 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
 def _next_part(data, at, begin, end, tables, tokens, chunk, counts, written, first, last, gap):
     """Read one chunk or one run of white space at `at`; the state of `tokenise` behind it."""
     text, kinds_of_bytes = tokens.text, tables.bytes
-    kind = kinds_of_bytes[data[at]]
-    if (
-        kind == BYTE_BLANK
-        and data[at] == BLANK_BYTE
-        and at + 1 < end
-        and kinds_of_bytes[data[at + 1]] < BYTE_BLANK
-    ):
-        return at + 1, written, first, last, False
-    if kind >= BYTE_BLANK:
+    if kinds_of_bytes[data[at]] >= BYTE_BLANK:
         after, makes_token, new_first = _blanks(data, at, begin, end, tables, tokens, counts, first, last)
         if after > at:
             return after, written, new_first, last, makes_token
     start, squeezed = at, written
-    while kind <= BYTE_DIGIT and at < end and kinds_of_bytes[data[at]] == kind:
-        text[written] = data[at]
-        written += 1
-        at += 1
     first = start - begin if first < 0 else first
-    length = at - start
-    plain = kind <= BYTE_DIGIT and (at == end or kinds_of_bytes[data[at]] == BYTE_BLANK)
-    marked = kind == BYTE_LETTER and not plain and _marked(data, at, end, kinds_of_bytes, length)
-    if plain or marked:
-        hashed = hash_bytes(text, squeezed, written)
-        number = find_string(hashed, tables.strings)
-        special = number >= 0 and special_case(hashed, tables.strings) >= 0
-        if marked and not special:
-            text[written] = data[at]
-            special = special_case(hash_bytes(text, squeezed, written + 1), tables.strings) >= 0
-        if not special:
-            if number >= 0:
-                counts[STOP_WORDS] |= tables.strings.stop_word[number]
-            kinds = FIRST_OF_CHUNK | WORD | (AFTER_BLANK_TOKEN if gap else 0)
-            _emit(tokens, counts, written, length, kinds | (WITH_LETTER * (kind == BYTE_LETTER)), hashed)
-            if marked:
-                at, written = _emit_mark(data, at, written, tokens, counts)
-            counts[CHUNKS] += 1
-            if length > LONG_CHUNK:
-                counts[LONGEST_CHUNK] = max(counts[LONGEST_CHUNK], at - start)
-            return at, written, first, at - begin, gap
     while at < end:
         kind = kinds_of_bytes[data[at]]
         size = 1
@@ -253,9 +222,7 @@ def _find_stop_words(tokens, counts, strings):
     """Once more, for merges that have taken some away."""
     counts[STOP_WORDS] = 0
     for k in range(counts[TOKENS]):
-        number = find_string(tokens.hashes[k], strings)
-        if number >= 0:
-            counts[STOP_WORDS] |= strings.stop_word[number]
+        counts[STOP_WORDS] |= stop_word(tokens.hashes[k], strings)
 
 
 @njit(nogil=True, _nrt=False)
@@ -268,26 +235,6 @@ def _count_kinds(tokens, counts):
         alpha += (tokens.kinds[k] & WITH_LETTER) != 0
         before = tokens.chars[k]
     counts[WORDS], counts[WORD_CHARS], counts[ALPHA_TOKENS] = words, word_chars, alpha
-
-
-@njit(nogil=True, forceinline=True, _nrt=False)
-def _marked(data, at, end, kinds_of_bytes, length):
-    """Whether a word of letters that ends at `at` has one plain mark behind it that is a token of its own."""
-    if kinds_of_bytes[data[at]] != BYTE_MARK or (at + 1 < end and kinds_of_bytes[data[at + 1]] != BYTE_BLANK):
-        return False
-    if data[at] != FULL_STOP:
-        return True
-    return data[at - 1] >= LOWERCASE_A or (length >= 2 and data[at - 2] < LOWERCASE_A)  # as in "USA." but not "A."
-
-
-@njit(nogil=True, forceinline=True, _nrt=False)
-def _emit_mark(data, at, written, tokens, counts):
-    mark = data[at]
-    tokens.text[written] = mark
-    hashed = hash_bytes(tokens.text, written, written + 1)
-    kinds = ALL_PUNCTUATION | ENDS_SENTENCE if mark in (FULL_STOP, EXCLAMATION, QUESTION) else ALL_PUNCTUATION
-    _emit(tokens, counts, written + 1, 1, kinds, hashed)
-    return at + 1, written + 1
 
 
 @njit(nogil=True, _nrt=False)
