@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,13 @@ from training.checkpoint import average, averaged_steps, latest, restore, save, 
 from training.config import TrainConfig
 from training.data import Data
 from training.model import device
-from training.optimiser import learning_rate, make_optimiser
+from training.optimiser import Share, learning_rate, make_optimiser, shares
 from training.outcome import Method, Outcome
-from training.parallel import Crew, gather_gradients, split, twin
+from training.parallel import Crew, split, twin
 from training.plan import Plan
 from training.ranks import Ranks
 from training.sharding import Pass, share_out
 from training.size import sharing_threads
-from training.state import whole
 from training.token_bytes import token_bytes
 from training.trace import Trace, count_tokens
 
@@ -43,7 +43,7 @@ class Run:
     model: PreTrainedModel
     crew: Crew[Pass]  # the model with the method; several where the threads share micro-batches
     output: float  # see `parallel.split`
-    optimiser: torch.optim.Optimizer
+    shares: list[Share]  # of the parameters, one for each member
     data: Data
     plan: Plan
     config: TrainConfig
@@ -134,7 +134,8 @@ def fit(
         trace = restore(found, model, optimiser, trace.manifest_hash)
     model.train()
     with Crew(_members(passes, data, plan, config)) as crew:
-        run = Run(model, crew, _output_cost(model), optimiser, data, plan, config, ranks, sizes)
+        parts = shares(optimiser, [member.model for member in crew.members])
+        run = Run(model, crew, _output_cost(model), parts, data, plan, config, ranks, sizes)
         while trace.step < steps:
             began = time.perf_counter()
             torch.manual_seed(_seed(config.seed, trace.step, ranks.rank))
@@ -187,7 +188,7 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 
 def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
-    """One optimiser step: sums over all micro-batches of all ranks, one division, clip, update.
+    """One optimiser step: sums over all micro-batches of all ranks, one division (which clips as well), update.
 
     Returns the step's row and its rows by source.
     """
@@ -196,22 +197,20 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
         parts = split(run.plan, units, len(run.crew.members), run.output)
         found = list(run.crew.each(functools.partial(_both_passes, run, counts), parts))
         seen += found if counts else []
-    gather_gradients([passes.model for passes in run.crew.members])
+    _of_shares(run, Share.gather)
     sums = _add_up(run, trace, seen).over(run.ranks)
-    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     if not run.sharded:  # else the backward pass has added them
-        run.ranks.sum_gradients(parameters)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.div_(sums.count)
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, run.config.clip)))
+        run.ranks.sum_gradients([one for one in run.model.parameters() if one.requires_grad])
+    norm = float(torch.cat(_of_shares(run, Share.norm)).norm()) / sums.count
     _require_finite(norm, trace, run.data, None)
-    for group in run.optimiser.param_groups:
-        group["lr"] = rate
-    run.optimiser.step()
-    run.optimiser.zero_grad(set_to_none=True)
+    divisor = sums.count * max(1.0, (norm + 1e-6) / run.config.clip)  # as torch.nn.utils.clip_grad_norm_ does
+    _of_shares(run, lambda share: share.update(rate, divisor))
     tokens = trace.add(sums.account)
     return _rows(run, trace.step + 1, sums, tokens, rate, norm)
+
+
+def _of_shares(run: Run, work: Callable[[Share], Any]) -> list[Any]:
+    return list(run.crew.each(lambda _, share: work(share), run.shares))
 
 
 def _both_passes(run: Run, counts: bool, passes: Pass, units: np.ndarray) -> Seen:

@@ -1,12 +1,15 @@
-"""AdamW with weight decay on matrices alone, and the learning rate as a function of the step."""
+"""AdamW with weight decay on matrices alone, by shares, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from training.config import TrainConfig
+from training.state import whole
 
 
 def make_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -18,6 +21,71 @@ def make_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.A
         (kept if parameter.dim() < 2 or id(parameter) in embeddings else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The parameters that one thread looks after at the end of a step.
+
+    Left to itself torch splits each of the many small operations over its threads, which wait for each other after
+    each (see `training.parallel`).
+    """
+
+    copies: list[tuple[torch.nn.Parameter, ...]]  # a parameter that is updated, and those of the other threads
+    optimiser: torch.optim.AdamW  # of these parameters; it has its state with all others
+
+    def gather(self) -> None:
+        """Add the gradients of all copies to the first one's, in their order, and leave those without."""
+        for first, *others in self.copies:
+            for other in others:
+                if first.grad is None:
+                    first.grad = other.grad
+                elif other.grad is not None:
+                    first.grad += other.grad
+                other.grad = None
+
+    def norm(self) -> torch.Tensor:
+        """Of all gradients together, (1,) float64."""
+        gradients = [first.grad for first, *_ in self.copies if first.grad is not None]
+        return whole(torch.nn.utils.get_total_norm(gradients)).double().reshape(1)
+
+    def update(self, rate: float, divisor: float) -> None:
+        """One step of AdamW by the gradients over `divisor`, which end here."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        # What torch has for scaled losses: the fused step divides as it reads.
+        self.optimiser.grad_scale = torch.tensor(divisor, dtype=torch.float32, device=self.device)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    @property
+    def device(self) -> torch.device:
+        return self.copies[0][0].device if self.copies else torch.device("cpu")
+
+
+def shares(optimiser: torch.optim.AdamW, models: Sequence[torch.nn.Module]) -> list[Share]:
+    """A share for each of the models, which are one model with gradients of its own for each thread: the largest
+    parameter first, each to the share with the least numbers so far."""
+    copies = [
+        same for same in zip(*(model.parameters() for model in models), strict=True) if same[0].requires_grad
+    ]
+    loads, members = [0] * len(models), [[] for _ in models]
+    for place in sorted(range(len(copies)), key=lambda place: -copies[place][0].numel()):
+        least = loads.index(min(loads))
+        loads[least] += copies[place][0].numel()
+        members[least].append(place)
+    found = []
+    for places in members:
+        own = [copies[place] for place in sorted(places)]
+        chosen = {id(first) for first, *_ in own}
+        groups = [
+            {**group, "params": [one for one in group["params"] if id(one) in chosen]}
+            for group in optimiser.param_groups
+        ]
+        part = torch.optim.AdamW(groups)
+        part.state = optimiser.state
+        found.append(Share(own, part))
+    return found
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -76,17 +76,6 @@ def twin(model: Module) -> Module:
     return copy.deepcopy(model, memo)
 
 
-def gather_gradients(models: Sequence[torch.nn.Module]) -> None:
-    """Add the gradients of all other models to the first one's, in their order, and leave those without."""
-    for first, *others in zip(*(model.parameters() for model in models), strict=True):
-        for other in others:
-            if first.grad is None:
-                first.grad = other.grad
-            elif other.grad is not None:
-                first.grad += other.grad
-            other.grad = None
-
-
 def split(plan: Plan, units: np.ndarray, parts: int, output: float) -> list[np.ndarray]:
     """The units of a micro-batch in parts of about the same work, or in one where that cannot be.
 

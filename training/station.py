@@ -12,7 +12,7 @@ from curation.files import file_hash, read_json
 from curation.steps import Build, Context, StepOutput, step
 from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig, with_model_file
 
-TRAIN_VERSION = 4
+TRAIN_VERSION = 5
 GIVEN_VERSION = 1
 EVALUATE_VERSION = 3
 REFERENCE_VERSION = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from dataclasses import replace
@@ -16,12 +17,14 @@ from curation.steps import Context
 from training import loop, parallel
 from training.attention import PACKED
 from training.causal_lm import Causal
+from training.config import TrainConfig
 from training.data import open_data
 from training.dpo import DPO, Reference, pair_logps
 from training.loop import NonFiniteLossError, fit
 from training.lora import add_adapters
 from training.model import find_specials, fixed_arithmetic, new_causal, trade_memory, without_dropout
-from training.parallel import Crew, split
+from training.optimiser import Share, make_optimiser, shares
+from training.parallel import Crew, split, twin
 from training.plan import make_plan
 from training.station import train
 
@@ -86,20 +89,20 @@ def test_parts_are_the_whole(tmp_path, texts, chats, pairs, tokenizer, two, chan
 def test_a_gradient_counted_twice_or_over_its_own_tokens_shows(tmp_path, texts, tokenizer, two, monkeypatch):
     """The planted bugs."""
     whole = trained(texts, tokenizer, two.model_copy(update={"threads": 1}), tmp_path)
-    honest = parallel.gather_gradients
+    honest = Share.gather
 
-    def twice(models):
-        for parameter in models[1].parameters():
-            parameter.grad *= 2
-        honest(models)
+    def twice(share):
+        for _, other in share.copies:
+            other.grad *= 2
+        honest(share)
 
-    def lost(models):
-        for parameter in models[1].parameters():
-            parameter.grad = None
+    def lost(share):
+        for _, other in share.copies:
+            other.grad = None
 
     for wrong in (twice, lost):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "gather_gradients", wrong)
+            patch.setattr(Share, "gather", wrong)
             assert not alike(whole, trained(texts, tokenizer, two, tmp_path))
     outcome = Causal.outcome
 
@@ -176,6 +179,41 @@ def test_parts_hold_every_unit_once_and_are_even(texts, two):
         costs = [int((plan.tokens + plan.in_loss)[part].sum()) for part in parts]
         assert len(parts) == 1 or sum(costs) >= parallel.EVEN * 2 * max(costs)
     assert len(split(plan, units[:1], 2, 1.0)) == 1  # there is nothing to share
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_shares_update_as_one_optimiser_after_clipping(threads, tokenizer):
+    """Against torch's own clipping and AdamW on the summed gradients. The bug that the last lines would find: a
+    share that is clipped by its own norm."""
+    torch.manual_seed(0)
+    model = new_causal(TINY, VOCABULARY, find_specials(tokenizer.folder / "tokenizer"))
+    other = copy.deepcopy(model)
+    config = TrainConfig(model=TINY, weight_decay=0.1)
+    models = [model, *(twin(model) for _ in range(threads - 1))]
+    optimiser, reference = make_optimiser(model, config), make_optimiser(other, config)
+    parts = shares(optimiser, models)
+    assert sorted(id(one) for part in parts for one, *_ in part.copies) == sorted(map(id, model.parameters()))
+    for _ in range(3):
+        for one, *copies in zip(other.parameters(), *(each.parameters() for each in models), strict=True):
+            for each in copies:
+                each.grad = torch.randn_like(one)
+            one.grad = sum(each.grad for each in copies) / 7
+        for part in parts:
+            part.gather()
+        norm = float(torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0))
+        norms = [float(part.norm()) / 7 for part in parts]
+        assert norm > 1
+        assert sum(one * one for one in norms) ** 0.5 == pytest.approx(norm)
+        assert threads == 1 or max(norms) < 0.99 * norm
+        for part in parts:
+            part.update(0.01, 7 * norm)
+        for group in reference.param_groups:
+            group["lr"] = 0.01
+        reference.step()
+        for one, expected in zip(model.parameters(), other.parameters(), strict=True):
+            assert one.grad is None
+            assert torch.allclose(one, expected, atol=1e-5)
+            assert float(optimiser.state[one]["step"]) == float(reference.state[expected]["step"])
 
 
 def test_an_error_of_a_member_is_raised_once_all_have_ended():
