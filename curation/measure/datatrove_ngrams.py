@@ -33,7 +33,7 @@ _ALL, _1, _2, _3 = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1), np.uint64(2), np
 # counters; slots, keys, counts and firsts of a hash table; words where n-grams begin, their levels.
 Scratch = namedtuple(
     "Scratch",
-    "counters others pairs hashes places other_places slots keys counts firsts starts levels active",
+    "counters pairs hashes places slots keys counts firsts starts levels active",
 )
 
 
@@ -43,10 +43,8 @@ def ngram_scratch(words):
     size = table_size(words)
     return Scratch(
         np.empty(2 * size, np.uint8),
-        np.empty(2 * size, np.uint8),
         np.empty(words + 2 * BLOCK, np.uint8),
         np.empty(words + 1, np.uint64),
-        np.empty(words + 1, np.uint32),
         np.empty(words + 1, np.uint32),
         np.empty(size, np.int32),
         np.empty(words + 1, np.uint64),
@@ -173,18 +171,12 @@ def _most_frequent(tokens, n, candidates, scratch):
 @njit(nogil=True, forceinline=True, _nrt=False)
 def _duplicate_ngrams(tokens, words, scratch, out):
     found = _repeated_starts(tokens, words, scratch)
-    starts, levels, firsts = scratch.starts, scratch.levels, scratch.firsts
-    shortest = 0
-    for k in range(found):
-        firsts[shortest] = starts[k]
-        shortest += levels[k] & 1
-    out[3] = _duplicate_chars(tokens, DUPLICATE[0], firsts, shortest, scratch)
-    candidates = _raise_levels(tokens, found, scratch)
-    for n in DUPLICATE[1:]:
-        candidates = _fitting(tokens, words, n, candidates, starts, levels)
-        if candidates == 0:
+    _raise_levels(tokens, found, scratch)
+    for n in DUPLICATE:
+        found = _fitting(tokens, words, n, found, scratch.starts, scratch.levels)
+        if found == 0:
             return
-        out[n - 2] = _duplicate_chars(tokens, n, starts, candidates, scratch)
+        out[n - 2] = _duplicate_chars(tokens, n, scratch.starts, found, scratch)
 
 
 @njit(nogil=True, inline="always", _nrt=False)
@@ -219,43 +211,31 @@ def _masked(first, second, length):
 def _repeated_starts(tokens, words, scratch):
     """Write to `starts` the words where an n-gram can begin that occurs twice; returns how many there are.
 
-    In `levels` 1 stands for one of 5 words, whose first bytes and length are repeated, 16 for a longer one, as the
-    first 2 * STEP bytes are repeated, and 2 for one of 6 or more words that has fewer bytes.
+    `levels` gets 2 * STEP where that many bytes are repeated, 0 where 5 words have fewer.
     """
-    counters, others, places, other_places = scratch.counters, scratch.others, scratch.places, scratch.other_places
-    starts, levels = scratch.starts, scratch.levels
+    counters, places, starts, levels = scratch.counters, scratch.places, scratch.starts, scratch.levels
     size = 2 * table_size(words)
     shift = np.uint64(62 - trailing_zeros(np.uint64(size)))
     counters[:size] = 0
-    others[:size] = 0
     at = 0
     for k in range(words - 4):
         first, second = load64(tokens.text, at), load64(tokens.text, at + STEP)
-        length = tokens.ends[k + 4] - at
         place = (first * _FIRST + second * _SECOND) >> shift
-        first, second = _masked(first, second, length)
-        other = (first * _FIRST + second * _SECOND + np.uint64(length) * _THIRD) >> shift
-        places[k], other_places[k] = place, other
+        places[k] = place
         _note(place, counters)
-        _note(other, others)
         at = tokens.ends[k]
     found, at = 0, 0
     for k in range(words - 4):
-        level = _noted(np.uint64(other_places[k]), others)
-        level |= 2 * STEP * _noted(np.uint64(places[k]), counters)
-        level |= 2 * (tokens.ends[min(k + 5, words - 1)] - at < 2 * STEP)
-        starts[found], levels[found] = k, level
-        found += level != 0
+        repeated = _noted(np.uint64(places[k]), counters)
+        starts[found], levels[found] = k, 2 * STEP * repeated
+        found += repeated | (tokens.ends[k + 4] - at < 2 * STEP)
         at = tokens.ends[k]
     return found
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)
 def _raise_levels(tokens, found, scratch):
-    """Leave of `starts` what may begin longer n-grams than the shortest; returns how many there are.
-
-    `levels` gets the bytes that may be repeated from each start on, in steps, up to LONGEST.
-    """
+    """Raise `levels` of `starts` to the bytes that may be repeated from each on, in steps, up to LONGEST."""
     starts, levels, hashes, active, counters = (
         scratch.starts,
         scratch.levels,
@@ -263,14 +243,12 @@ def _raise_levels(tokens, found, scratch):
         scratch.active,
         scratch.counters,
     )
-    candidates = left = 0
+    left = 0
     for k in range(found):
-        start, level = starts[k], levels[k]
-        at = _start_of(tokens, start)
+        at = _start_of(tokens, starts[k])
         hashes[left] = _combined(load64(tokens.text, at), load64(tokens.text, at + STEP))
-        starts[candidates], levels[candidates], active[left] = start, level & 2 * STEP, candidates
-        candidates += level > 1
-        left += level >= 2 * STEP
+        active[left] = k
+        left += levels[k] != 0
     for level in range(2 * STEP, LONGEST, STEP):
         if left == 0:
             break
@@ -287,7 +265,6 @@ def _raise_levels(tokens, found, scratch):
             levels[active[k]] += STEP * repeated
             active[left], hashes[left] = active[k], hashes[k]
             left += repeated
-    return candidates
 
 
 @njit(nogil=True, forceinline=True, _nrt=False)

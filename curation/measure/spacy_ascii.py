@@ -37,7 +37,7 @@ from curation.measure.spacy_strings import begins_phrase, hash_bytes, hash_short
 from curation.measure.utf8 import BLOCK
 
 # Places in the counts of a document.
-TOKENS, CHUNKS, CHARS, STOP_WORDS, LINES, NEWLINES, HASHES, ELLIPSES, MERGES = range(9)
+TOKENS, CHUNKS, CHARS, STOP_WORDS, LINES, NEWLINES, HASHES, ELLIPSES, PAIRS = range(9)
 # A row of `lines`, in bytes from the document's start: LINE_FIRST and LINE_LAST bound the stripped line
 # (LINE_FIRST is -1 if that is empty), LINE_STOP is where its line break begins and LINE_NEXT where the next line
 # does; LINE_CHUNKS counts those before the line.
@@ -171,7 +171,8 @@ def ascii_chunks(data, at, begin, end, tables, tokens, chunk, counts, written, f
                     hashed = hash_bytes(data, begins, begins + size)
                 stop_words |= stop_word(hashed, strings)
                 if low and begins_phrase(before, hashed, strings):
-                    counts[MERGES] = 1
+                    tokens.pairs[counts[PAIRS]] = number - 1
+                    counts[PAIRS] += 1
                 before = hashed
                 kinds |= WORD if (masks.letters | masks.digits) & token else 0
                 kinds |= WITH_LETTER if masks.letters & token else 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from curation.compiled import njit
 from curation.measure.spacy_english import IS_LETTER, IS_PUNCTUATION, NOT_SYMBOL, SENTENCE_END
-from curation.measure.spacy_strings import find_string, hash_bytes, special_case
+from curation.measure.spacy_strings import find_string, hash_bytes, special_case, stop_word
 from curation.measure.utf8 import decode
 
 LONGEST_STRING = 12  # characters of the longest special case
@@ -38,17 +38,40 @@ def kinds_of(any_class, all_class, length):
 
 
 @njit(nogil=True, _nrt=False)
-def merge_special_cases(tokens, count, lines, tables):
-    """Merge in place, `count` tokens on `lines` lines; returns how many tokens there are then."""
-    strings = tables.strings
-    sizes = _find_runs(tokens, count, strings)
-    if not sizes:
-        return count
-    growth, chosen = 0, False
+def merge_special_cases(tokens, count, pairs, lines, tables):
+    """Merge in place, `count` tokens on `lines` lines.
+
+    Returns how many tokens there are then, and whether stop words may have come or gone.
+
+    A run that is merged lies within a chunk, so it begins at one of the first `pairs` of `tokens.pairs`, which
+    are all tokens that begin a phrase with the next one of their chunk. Only runs about those are looked for.
+    """
+    growth = merged = at = 0
+    while at < pairs:
+        first = last = tokens.pairs[at]
+        while at < pairs and tokens.pairs[at] - last <= 2 * LONGEST_PHRASE:
+            last = tokens.pairs[at]
+            at += 1
+        first, stop = max(0, first - LONGEST_PHRASE), min(count, last + 2 * LONGEST_PHRASE)
+        growth += _choose_runs(tokens, first, stop, tables.strings)
+        for k in range(first, stop):
+            if tokens.marks[k] >= _CHOSEN:
+                tokens.pairs[merged] = k
+                merged += 1
+    if merged == 0:
+        return count, False
+    return _rewrite(tokens, count, lines, merged, growth, tables)
+
+
+@njit(nogil=True, _nrt=False)
+def _choose_runs(tokens, first, stop, strings):
+    """Set the marks of the tokens [first, stop) by the runs among them; returns by how many tokens they grow."""
+    growth = 0
+    sizes = _find_runs(tokens, first, stop, strings)
     for size in range(LONGEST_PHRASE, 1, -1):
         if not sizes & np.uint16(1 << size):
             continue
-        for k in range(count - size + 1):
+        for k in range(first, stop - size + 1):
             if not tokens.runs[k] & np.uint16(1 << size):
                 continue
             free = not (tokens.marks[k] or tokens.marks[k + size - 1])
@@ -56,9 +79,8 @@ def merge_special_cases(tokens, count, lines, tables):
                 tokens.marks[token] = max(tokens.marks[token], _TOUCHED)
             if free and not _crosses_chunks(tokens, k, size):
                 tokens.marks[k] = max(size, _CHOSEN)
-                chosen = True
                 growth += max(0, _rule_of(tokens, k, size, strings)[1] - size)
-    return _rewrite(tokens, count, lines, growth, tables) if chosen else count
+    return growth
 
 
 @njit(nogil=True, _nrt=False)
@@ -67,11 +89,11 @@ def _start_of(tokens, k):
 
 
 @njit(nogil=True, _nrt=False)
-def _find_runs(tokens, count, strings):
-    """Set `runs`: for each token, by bits, of how many tokens the runs are that begin there. Returns all bits."""
+def _find_runs(tokens, first, stop, strings):
+    """Set `runs`: for each token, by bits, of how many the runs are that begin there. Returns all bits."""
     sizes = np.uint16(0)
     piece = False
-    for k in range(count):
+    for k in range(first, stop):
         tokens.marks[k] = tokens.runs[k] = 0
         before, number = piece, find_string(tokens.hashes[k], strings)
         piece = number >= 0 and strings.piece[number]
@@ -79,7 +101,7 @@ def _find_runs(tokens, count, strings):
             continue
         # Every run has its second token somewhere: the one that begins a token before this one.
         start, chars = _start_of(tokens, k - 1), tokens.chars[k - 2] if k > 1 else 0
-        for last in range(k, min(count, k - 1 + LONGEST_PHRASE)):
+        for last in range(k, min(stop, k - 1 + LONGEST_PHRASE)):
             if tokens.chars[last] - chars > LONGEST_STRING or (
                 last > k and tokens.kinds[last] & AFTER_BLANK_TOKEN
             ):
@@ -117,34 +139,38 @@ def _rule_of(tokens, k, size, strings):
 
 
 @njit(nogil=True, _nrt=False)
-def _rewrite(tokens, count, lines, growth, tables):
-    """Write the tokens anew, with the chosen runs replaced; where they grow, from a copy moved to the right."""
+def _rewrite(tokens, count, lines, merged, growth, tables):
+    """Write the tokens anew, with the `merged` runs replaced; where they grow, from a copy moved to the right."""
     if growth:
         for k in range(count - 1, -1, -1):
             _copy(tokens, k, k + growth)
-    at, end, written, line = growth, count + growth, 0, 1
-    while at < end:
-        while line < lines and tokens.lines_tokens[line] <= at - growth:
-            tokens.lines_tokens[line] = written
+    at, written, line, stop_words = 0, 0, 1, 0
+    for number in range(merged + 1):
+        start = tokens.pairs[number] if number < merged else count
+        while line < lines and tokens.lines_tokens[line] <= start:
+            tokens.lines_tokens[line] += written - at
             line += 1
-        size = tokens.marks[at]
-        if size < _CHOSEN:
-            _copy(tokens, at, written)
+        if written == at + growth:
+            written, at = written + start - at, start
+        while at < start:
+            _copy(tokens, at + growth, written)
             written += 1
             at += 1
-            continue
-        start = tokens.ends[written - 1] if written else 0
-        stop, kinds = tokens.ends[at + size - 1], tokens.kinds[at] & (AFTER_BLANK_TOKEN | FIRST_OF_CHUNK)
-        number = special_case(hash_bytes(tokens.text, start, stop), tables.strings)
-        for k in range(tables.strings.rule_from[number], tables.strings.rule_from[number + 1]):
-            _set(tokens, written, start + tables.strings.rule_ends[k], kinds, tables.classes)
-            written += 1
-            kinds = 0
-        at += size
-    while line < lines:
-        tokens.lines_tokens[line] = written
-        line += 1
-    return written
+        if number < merged:
+            size = np.int64(tokens.marks[at + growth])
+            begin = tokens.ends[written - 1] if written else 0
+            kinds = tokens.kinds[at + growth] & (AFTER_BLANK_TOKEN | FIRST_OF_CHUNK)
+            hashed = hash_bytes(tokens.text, begin, tokens.ends[at + growth + size - 1])
+            rule = special_case(hashed, tables.strings)
+            for k in range(at + growth, at + growth + size):
+                stop_words |= stop_word(tokens.hashes[k], tables.strings)
+            for k in range(tables.strings.rule_from[rule], tables.strings.rule_from[rule + 1]):
+                _set(tokens, written, begin + tables.strings.rule_ends[k], kinds, tables.classes)
+                stop_words |= stop_word(tokens.hashes[written], tables.strings)
+                written += 1
+                kinds = 0
+            at += size
+    return written, stop_words != 0
 
 
 @njit(nogil=True, _nrt=False)

@@ -25,8 +25,8 @@ from curation.measure.spacy_ascii import (
     LINE_NEXT,
     LINE_STOP,
     LINES,
-    MERGES,
     NEWLINES,
+    PAIRS,
     STOP_WORDS,
     TOKENS,
     ascii_chunks,
@@ -65,12 +65,13 @@ FULL_STOP, NUMBER_SIGN, ELLIPSIS = 0x2E, 0x23, 0x2026
 
 # `text` holds the document without its white space; a token is `text[ends[k - 1] : ends[k]]`. `chars[k]` counts
 # the characters of the tokens up to and including k; `kinds` has the bits of `curation.measure.spacy_merge`. A row
-# of `lines` is a line of `str.splitlines`: see LINE_*; `lines_tokens` counts the tokens before each.
-Tokens = namedtuple("Tokens", "text ends chars hashes kinds marks runs lines lines_tokens")
+# of `lines` is a line of `str.splitlines`: see LINE_*; `lines_tokens` counts the tokens before each. `pairs` has
+# the tokens that begin a phrase with the next one of their chunk; `marks` and `runs` are scratch for merging.
+Tokens = namedtuple("Tokens", "text ends chars hashes kinds marks runs pairs lines lines_tokens")
 
 # Counts of a document: places in `counts`, after those of `curation.measure.spacy_ascii`. CHARS are those of the
-# tokens; STOP_WORDS has a bit for each stop word that occurs; MERGES says that tokens may have to be merged;
-# LONGEST_CHUNK is at least the bytes of the longest one, if those are 64 or more.
+# tokens; STOP_WORDS has a bit for each stop word that occurs; LONGEST_CHUNK is at least the bytes of the longest
+# one, if those are 64 or more.
 WORDS, WORD_CHARS, ALPHA_TOKENS, LONGEST_CHUNK, COUNTS = range(9, 14)
 
 
@@ -85,6 +86,7 @@ def token_scratch(size, lines):
         np.empty(size + 1, np.uint8),
         np.empty(size + 1, np.uint8),
         np.empty(size + 1, np.uint16),
+        np.empty(size + 1, np.int32),
         np.empty((lines + 2, LINE_FIELDS), np.int32),
         np.empty(lines + 2, np.int32),
     )
@@ -115,7 +117,8 @@ def _emit_chunk(tokens, counts, tables, chunk, first, bounds, kinds):
         hashed = hash_bytes(tokens.text, start, end)
         counts[STOP_WORDS] |= stop_word(hashed, tables.strings)
         if low and begins_phrase(before, hashed, tables.strings):
-            counts[MERGES] = 1
+            tokens.pairs[counts[PAIRS]] = counts[TOKENS] - 1
+            counts[PAIRS] += 1
         _emit(tokens, counts, end, high - low, kinds | kinds_of(any_class, all_class, high - low), hashed)
         low, before, kinds = high, hashed, 0
 
@@ -177,9 +180,12 @@ def tokenise(data, begin, end, tables, tokens, chunk, counts):
                 data, at, begin, end, tables, tokens, chunk, counts, written, first, last, gap
             )
     _end_line(tokens, counts, first, last, end - begin, end - begin)
-    if counts[MERGES]:
-        counts[TOKENS] = merge_special_cases(tokens, counts[TOKENS], counts[LINES], tables)
-        _find_stop_words(tokens, counts, tables.strings)
+    if counts[PAIRS]:
+        counts[TOKENS], stop_words = merge_special_cases(
+            tokens, counts[TOKENS], counts[PAIRS], counts[LINES], tables
+        )
+        if stop_words:
+            _find_stop_words(tokens, counts, tables.strings)
     _count_kinds(tokens, counts)
 
 
