@@ -20,6 +20,7 @@ from pydantic import Field
 
 from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM
 from curation.config import Count, Share, Strict
+from curation.dedup.bands import distinct
 from curation.files import atomic, remove, write_parquet
 from curation.keys import key_of, keyed_hash
 from curation.measure.render import rendered_text
@@ -82,7 +83,7 @@ def heldout(
             output.fetch()
         candidates = _candidates(catalogs, sources, config)
         grams, bounds = _wanted(candidates, pools, config.ngram)
-        found = _scan(build, np.unique(grams), manifests, pools, config.ngram)
+        found = _scan(build, distinct(grams), manifests, pools, config.ngram)
         hit = found["first"][np.searchsorted(found["hashes"], grams)] != FREE if len(grams) else np.zeros(0, bool)
         share = np.diff(np.concatenate([[0], np.cumsum(hit)])[bounds]) / np.maximum(1, np.diff(bounds))
         drop = (share >= config.max_share) & (share > 0)
@@ -117,7 +118,7 @@ def scan_shard(
     for numbers, table in batches(Path(shard), DOCUMENT_COLUMNS, rows):
         grams.find(rendered_text(table), numbers, first)
     at = np.flatnonzero(first != FREE)
-    holders = np.unique(first[at])
+    holders = distinct(first[at])
     ids = [table["id"] for _, table in batches(Path(shard), ["id"], holders)] if len(holders) else []
     names = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
     table = pa.table(

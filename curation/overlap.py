@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.compiled import njit
+from curation.dedup.bands import distinct
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import BLOCK, TABLES, hash_words, roll, words
 
@@ -27,7 +28,7 @@ def ngrams_of(texts: pa.Array, ngram: int) -> list[np.ndarray]:
 
 def compared(hashes: np.ndarray) -> np.ndarray:
     """The distinct hashes of a document that are compared, sorted."""
-    return np.unique(hashes)[:MOST]
+    return distinct(hashes)[:MOST]
 
 
 def ngram_text(text: str, at: int, ngram: int) -> str:
@@ -47,7 +48,8 @@ class Grams:
         bits = max(1, len(hashes).bit_length())
         self._shift = np.uint64(64 - bits)
         # Where the hashes that begin with each `bits` bits are: a bucket holds one or two.
-        self._buckets = np.searchsorted(hashes >> self._shift, np.arange((1 << bits) + 1, dtype=np.uint64))
+        sizes = np.bincount((hashes >> self._shift).astype(np.int64), minlength=1 << bits)
+        self._buckets = np.concatenate([[0], np.cumsum(sizes)])
 
     def nothing_found(self) -> np.ndarray:
         return np.full(len(self.hashes), FREE, np.int64)
