@@ -64,11 +64,12 @@ class Executor(ABC):
 
     @property
     def steps_at_once(self) -> int:
-        return self.workers
+        """Twice the workers: while a step waits for a disk, or its last unit for a worker, another has units."""
+        return 2 * self.workers
 
     def threads(self, units: int) -> int:
-        """How many threads each of so many units may use, so that no worker stands idle."""
-        return max(1, self.workers // max(1, units))
+        """How many threads each of so many units may use: one above its share, for when the last are left."""
+        return min(self.workers, -(-self.workers // max(1, units)) + 1)
 
     def _drain(
         self, submit: Callable[..., Future], calls: Iterable[tuple[int, tuple]]
