@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,19 +13,18 @@ import numpy as np
 import pyarrow as pa
 
 from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM, kind_of, plain_texts, segments
-from curation.encoder import CHOICE, FOLDER, load_encoder
+from curation.encoder import CHOICE, FOLDER, Encoder, load_encoder
 from curation.executor import StoppedError
 from curation.files import write_json, write_parquet
-from curation.keys import key_of
 from curation.mix.manifest import load_manifest, require_verified
 from curation.preference.facts import FACTS, pair_facts
-from curation.shards import batches, chosen, pick
+from curation.shards import batches, in_order
 from curation.steps import Build, Context, StepOutput, step
 from curation.tokenizer.bpe import folder_hash, take_given, train_bpe, write_folder
 from curation.tokenizer.config import TRAINING, Tokenizer
 from curation.tokenizer.proof import prove
-from curation.tokenizer.report import REPORT, measure_fit
-from curation.tokenizer.sample import LONGEST, Outputs, Sample, beginning, choose, choose_from_mix
+from curation.tokenizer.report import REPORT, measure_fit, pick_shown
+from curation.tokenizer.sample import Outputs, Sample, Texts, alive_bytes, choose, choose_from_mix
 
 Item = TypeVar("Item")
 READERS = 4  # threads that read samples ahead, at most
@@ -59,21 +61,29 @@ def train_tokenizer(
 
     def work(build: Build) -> None:
         sample, settings, threads = Sample([]), {}, min(READERS, ctx.executor.workers)
+        names, held = sorted(pools), Texts()
+        picked = in_order(lambda one: pick_shown(one, pools, measured, ledgers, config), names, threads)
+        shown = dict(zip(names, picked, strict=True))
         if config.path is not None:
             tokenizer, settings = take_given(Path(config.path), config.special_tokens)
+        elif config.mix is not None:
+            sample = choose_from_mix(require_verified(Path(config.mix)), pools, measured, config)
         else:
-            if config.mix is not None:
-                sample = choose_from_mix(require_verified(Path(config.mix)), pools, measured, config)
-            else:
-                sample = choose(pools, measured, ledgers, config)
-            tokenizer = train_bpe(_until_stopped(ctx, sample.texts(threads)), config)
+            sample = choose(pools, measured, ledgers, config)
+        others = list(chain.from_iterable(shown.values()))
+        texts = _until_stopped(ctx, sample.texts(threads, others, held))
+        if config.path is None:
+            tokenizer = train_bpe(texts, config)
+        else:
+            deque(texts, maxlen=0)  # there are none to train on, but those that are held
         folder = build.folder / FOLDER
         write_folder(folder, tokenizer, settings)
-        proof = _proof_samples(pools, measured, ledgers, config.seed, threads)
-        choice = prove(folder, _until_stopped(ctx, proof))
+        choice = prove(folder, _until_stopped(ctx, ((one, _spread(held.get(one, []))) for one in names)))
         write_json(build.scratch(CHOICE), choice)
         encoder = load_encoder(build.folder)
-        report = measure_fit(encoder, pools, measured, ledgers, config, sample.picks, threads)
+        sizes = in_order(lambda one: alive_bytes(pools[one], measured[one], ledgers), names, threads)
+        alive = dict(zip(names, sizes, strict=True))
+        report = measure_fit(encoder, alive, shown, held, config, sample.picks, threads)
         trained = {"documents": sample.documents, "bytes": sample.bytes}
         write_json(build.scratch(REPORT), {**report, "trained_on": trained if config.path is None else None})
         build.counts |= {
@@ -96,7 +106,9 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
     """
 
     def work(build: Build) -> None:
-        units = {path.stem: (str(path), str(tokenizer.folder)) for path in pool.shards()}
+        shards = pool.shards()
+        threads = ctx.executor.threads(len(shards))
+        units = {path.stem: (str(path), str(tokenizer.folder), threads) for path in shards}
         results = build.map(count_shard, units, "threads").values()
         totals = {name: sum(result[name] for result in results) for name in COUNTED}
         by = {load_encoder(tokenizer).counts_by: len(units)}
@@ -107,43 +119,38 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
 
 
 COUNTED = ("documents_in", "tokens", "tokens_plain", "tokens_in_loss", "without_loss")
+COUNTS = pa.schema([("id", pa.string()), ("tokens", pa.uint32()), ("tokens_plain", pa.uint32())])
 
 
-def count_shard(folder: Path, key: str, shard: str, tokenizer: str) -> dict[str, int]:
+def count_shard(folder: Path, key: str, shard: str, tokenizer: str, threads: int) -> dict[str, int]:
     """Count one shard. `without_loss` documents have no token to learn from, such as a chat without an answer."""
     encoder = load_encoder(Path(tokenizer))
-    ids, tokens, plain, facts = [], [np.empty(0, np.uint32)], [np.empty(0, np.uint32)], []
-    totals = dict.fromkeys(COUNTED, 0)
-    for _, table in batches(Path(shard), DOCUMENT_COLUMNS):
-        kind = kind_of(table)
-        if kind == "text":  # its end-of-text token is in the loss too
-            lengths = in_loss = encoder.lengths(table["text"]) + 1
-            tokens.append(lengths.astype(np.uint32))
-            plain.append(tokens[-1])
-        else:
-            rendered = segments(table, KIND_TRANSFORM[kind], encoder.specials)
-            counted = encoder.count(rendered)
-            in_loss = counted.in_loss
-            tokens.append(counted.lengths.astype(np.uint32))
-            plain.append((encoder.lengths(plain_texts(table)) + 1).astype(np.uint32))
-        if kind == "pairs":
-            facts.append(pair_facts(table, rendered, counted, encoder.specials))
-        totals["tokens_in_loss"] += int(in_loss.sum())
-        totals["without_loss"] += int((in_loss == 0).sum())
-        ids.extend(table["id"].to_pylist())
-    counted = pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "tokens": pa.array(np.concatenate(tokens), pa.uint32()),
-            "tokens_plain": pa.array(np.concatenate(plain), pa.uint32()),
-        }
-    )
-    for name in FACTS.names if facts else ():
-        counted = counted.append_column(name, pa.concat_tables(facts)[name])
-    write_parquet(folder / "shards" / f"{key}.parquet", counted)
+    parts = list(in_order(partial(_counted, encoder), batches(Path(shard), DOCUMENT_COLUMNS), threads))
+    counted = pa.concat_tables([table for table, _ in parts] or [COUNTS.empty_table()])
+    write_parquet(folder / "shards" / f"{key}.parquet", counted.combine_chunks())
+    totals = {name: sum(loss[name] for _, loss in parts) for name in ("tokens_in_loss", "without_loss")}
     totals["documents_in"] = len(counted)
     totals |= {name: int(counted[name].to_numpy().sum(dtype=np.int64)) for name in ("tokens", "tokens_plain")}
     return totals
+
+
+def _counted(encoder: Encoder, batch: tuple[np.ndarray, pa.Table]) -> tuple[pa.Table, dict[str, int]]:
+    """COUNTS of some documents, of pairs FACTS too; and what they have in the loss."""
+    _, table = batch
+    kind, facts = kind_of(table), []
+    if kind == "text":  # its end-of-text token is in the loss too
+        tokens = plain = in_loss = encoder.lengths(table["text"]) + 1
+    else:
+        rendered = segments(table, KIND_TRANSFORM[kind], encoder.specials)
+        counted = encoder.count(rendered)
+        tokens, in_loss = counted.lengths, counted.in_loss
+        plain = encoder.lengths(plain_texts(table)) + 1
+        if kind == "pairs":
+            facts = pair_facts(table, rendered, counted, encoder.specials).columns
+    columns = [table["id"].cast(pa.string()), *(pa.array(one, pa.uint32()) for one in (tokens, plain))]
+    schema = pa.schema([*COUNTS, *(FACTS if facts else ())])
+    loss = {"tokens_in_loss": int(in_loss.sum()), "without_loss": int((in_loss == 0).sum())}
+    return pa.table([*columns, *facts], schema=schema), loss
 
 
 def _until_stopped(ctx: Context, items: Iterator[Item]) -> Iterator[Item]:
@@ -154,11 +161,6 @@ def _until_stopped(ctx: Context, items: Iterator[Item]) -> Iterator[Item]:
         yield item
 
 
-def _proof_samples(
-    pools: Outputs, measured: Outputs, ledgers: list[StepOutput], seed: int, threads: int
-) -> Iterator[tuple]:
-    for source in sorted(pools):
-        key = key_of(seed, f"tokenizer/proof/{source}")
-        picks = pick([source], pools, measured, ledgers, key, weight=PROOF_BYTES, largest=LONGEST)
-        for _, _, table in chosen(picks, DOCUMENT_COLUMNS, threads):
-            yield source, [beginning(text) for text in plain_texts(table)]
+def _spread(texts: list[str]) -> list[str]:
+    """Every nth text, about PROOF_BYTES of them."""
+    return texts[:: max(1, sum(map(len, texts)) // PROOF_BYTES)]

@@ -8,44 +8,51 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from curation.chat import DOCUMENT_COLUMNS, plain_texts
 from curation.encoder import Encoder
 from curation.keys import key_of
-from curation.shards import Picks, chosen, pick
+from curation.shards import Picks, in_order, pick
 from curation.steps import StepOutput
 from curation.tokenizer.bpe import read_folder
 from curation.tokenizer.config import Tokenizer
-from curation.tokenizer.sample import LONGEST, Outputs, alive_bytes, beginning
+from curation.tokenizer.sample import LONGEST, Outputs, Texts
 
 REPORT = "report.json"
 
 
+def pick_shown(
+    source: str, pools: Outputs, measured: Outputs, ledgers: list[StepOutput], config: Tokenizer
+) -> list[Picks]:
+    """The sample of a source: `report_bytes` of alive documents by keyed hash."""
+    key = key_of(config.seed, f"tokenizer/report/{source}")
+    return pick([source], pools, measured, ledgers, key, weight=config.report_bytes, largest=LONGEST)
+
+
 def measure_fit(
     encoder: Encoder,
-    pools: Outputs,
-    measured: Outputs,
-    ledgers: list[StepOutput],
+    alive: dict[str, int],
+    shown: dict[str, list[Picks]],
+    texts: Texts,
     config: Tokenizer,
     trained_on: list[Picks],
     threads: int,
 ) -> dict[str, Any]:
     """`{sources: [line], whole: line, reference}`; a line has counts of a sample and bytes per token.
 
-    The sample of a source is `report_bytes` of alive documents by keyed hash, each by its first 64 KiB, contents
-    alone: no special tokens. `documents_trained_on` says how many of them training has seen. `whole` weighs each
-    source by the bytes of its alive documents.
+    By source: `alive` bytes of text; the sample of `pick_shown`, and its `texts`, each the first 64 KiB of a
+    document, contents alone: no special tokens. `documents_trained_on` says how many of them training has seen.
+    `whole` weighs each source by its alive bytes.
     """
     reference = None
     if config.reference is not None:
         reference = read_folder(Path(config.reference))
         reference.encode_special_tokens = True
     seen = {one.path: one.rows for one in trained_on}
-    lines = []
-    for source in sorted(pools):
-        key = key_of(config.seed, f"tokenizer/report/{source}")
-        picks = pick([source], pools, measured, ledgers, key, weight=config.report_bytes, largest=LONGEST)
-        line = {"source": source, "pool_bytes": alive_bytes(pools[source], measured[source], ledgers)}
-        lines.append(line | _count(picks, seen, encoder, reference, threads))
+
+    def line(source: str) -> dict[str, Any]:
+        counted = _count(shown[source], texts.get(source, []), seen, encoder, reference)
+        return {"source": source, "pool_bytes": alive[source], **counted}
+
+    lines = list(in_order(line, sorted(shown), threads))
     return {
         "vocab_size": encoder.vocab_size,
         "reference": None
@@ -58,24 +65,20 @@ def measure_fit(
 
 def _count(
     picks: list[Picks],
+    texts: list[str],
     seen: dict[Path, np.ndarray],
     encoder: Encoder,
     reference: tokenizers.Tokenizer | None,
-    threads: int,
 ) -> dict[str, Any]:
-    line: dict[str, Any] = {"documents": 0, "documents_trained_on": 0, "bytes": 0, "tokens": 0}
+    line: dict[str, Any] = {
+        "documents": len(texts),
+        "documents_trained_on": sum(int(np.isin(one.rows, seen.get(one.path, ())).sum()) for one in picks),
+        "bytes": sum(len(text.encode()) for text in texts),
+        "tokens": int(encoder.lengths(texts).sum()),
+    }
     if reference is not None:
-        line["reference_tokens"] = 0
-    for one in picks:
-        line["documents"] += len(one.rows)
-        line["documents_trained_on"] += int(np.isin(one.rows, seen.get(one.path, ())).sum())
-    for _, _, table in chosen(picks, DOCUMENT_COLUMNS, threads):
-        texts = [beginning(text) for text in plain_texts(table)]
-        line["bytes"] += sum(len(text.encode()) for text in texts)
-        line["tokens"] += int(encoder.lengths(texts).sum())
-        if reference is not None:
-            encoded = reference.encode_batch_fast(texts, add_special_tokens=False)
-            line["reference_tokens"] += sum(len(each.ids) for each in encoded)
+        encoded = reference.encode_batch_fast(texts, add_special_tokens=False)
+        line["reference_tokens"] = sum(len(each.ids) for each in encoded)
     for tokens, rate in (("tokens", "bytes_per_token"), ("reference_tokens", "reference_bytes_per_token")):
         if tokens in line:
             line[rate] = round(line["bytes"] / line[tokens], 6) if line[tokens] else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS, plain_texts
+from curation.dedup.bands import distinct
 from curation.keys import key_of, keyed_hash
 from curation.ledger import alive
 from curation.mix.filters import exact
@@ -25,6 +27,7 @@ from curation.tokenizer.config import Tokenizer
 
 LONGEST = 1 << 16  # bytes of a document's beginning that training sees, so that a few books do not rule
 Outputs = dict[str, StepOutput]
+Texts = dict[str, list[str]]  # by source
 
 
 @dataclass
@@ -36,18 +39,32 @@ class Sample:
     documents: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)  # UTF-8, copies counted
 
-    def texts(self, threads: int) -> Iterator[list[str]]:
-        """The beginnings of the documents, in batches; counts them as they are read, ahead on `threads`."""
-        for place, rows, table in chosen(self.picks, DOCUMENT_COLUMNS, threads):
-            one = self.picks[place]
-            found = [beginning(text) for text in plain_texts(table)]
-            if self.copies is not None:
-                copies = self.copies[place][np.searchsorted(one.rows, rows)]
-                found = [text for text, times in zip(found, copies, strict=True) for _ in range(times)]
-            self.documents[one.source] = self.documents.get(one.source, 0) + len(rows)
-            size = sum(len(text.encode()) for text in found)
-            self.bytes[one.source] = self.bytes.get(one.source, 0) + size
-            yield found
+    def texts(self, threads: int, others: Sequence[Picks], held: Texts) -> Iterator[list[str]]:
+        """The beginnings of the documents, in batches; counts them as they are read, ahead on `threads`.
+
+        Those of the documents `others` are put into `held` on the way, so that no shard is read twice.
+        """
+        own, beside = ({one.path: one.rows for one in picks} for picks in (self.picks, others))
+        copies = dict(zip(own, self.copies or (), strict=False))
+        none = np.empty(0, np.int64)
+        both = [
+            Picks(one.source, one.path, distinct(np.concatenate([one.rows, beside.get(one.path, none)])))
+            for one in self.picks
+        ]
+        both += [one for one in others if one.path not in own]
+        for place, rows, table in chosen(both, DOCUMENT_COLUMNS, threads):
+            source, path = both[place].source, both[place].path
+            texts = [beginning(text) for text in plain_texts(table)]
+            held.setdefault(source, []).extend(compress(texts, np.isin(rows, beside.get(path, none))))
+            times = np.isin(rows, own.get(path, none)).astype(np.int64)
+            at = np.flatnonzero(times)
+            if path in copies:
+                times[at] = copies[path][np.searchsorted(own[path], rows[at])]
+            found = [text for text, many in zip(texts, times.tolist(), strict=True) for _ in range(many)]
+            if len(at):
+                self.documents[source] = self.documents.get(source, 0) + len(at)
+                self.bytes[source] = self.bytes.get(source, 0) + sum(len(text.encode()) for text in found)
+                yield found
 
 
 def beginning(text: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from curation.chat import DOCUMENT_COLUMNS
 from curation.encoder import load_encoder
 from curation.files import json_hash, remove, write_parquet
-from curation.shards import batches
+from curation.shards import batches, in_order
 from curation.steps import UNITS, Build, Context, StepOutput, step
 from curation.transforms.render import render
 
@@ -40,7 +40,7 @@ def transformed(
         for shard in shards:
             rows = np.sort(table.filter(pc.equal(table["shard"], shard))["row"].to_numpy()).astype(np.int64)
             path = pool.folder / "shards" / f"{shard}.parquet"
-            units[shard] = (str(path), rows, str(tokenizer.folder), transforms)
+            units[shard] = (str(path), rows, str(tokenizer.folder), transforms, ctx.executor.threads(len(shards)))
         build.scratch(COUNTS)
         build.map(count_transformed, units, "threads")
         counted = _beside(table, build.folder / COUNTS, shards, transforms)
@@ -58,21 +58,24 @@ def transformed(
 
 
 def count_transformed(
-    folder: Path, key: str, shard: str, rows: np.ndarray, tokenizer: str, transforms: list[str]
+    folder: Path, key: str, shard: str, rows: np.ndarray, tokenizer: str, transforms: list[str], threads: int
 ) -> dict[str, int]:
     """Count some rows (rising) of one shard under each transform."""
     encoder = load_encoder(Path(tokenizer))
-    columns: dict[str, list[np.ndarray]] = {"row": [rows.astype(np.uint32)]}
-    for _, table in batches(Path(shard), DOCUMENT_COLUMNS, rows):
+
+    def count(batch: tuple[np.ndarray, pa.Table]) -> dict[str, np.ndarray]:
+        numbers, table = batch
+        columns = {"row": numbers.astype(np.uint32)}
         for name in transforms:
             rendered, changed = render(table, name, encoder.specials)
-            columns.setdefault(f"{TOKENS_UNDER}{name}", []).append(
-                encoder.count(rendered).lengths.astype(np.uint32)
-            )
-            columns.setdefault(f"{CHANGED_BY}{name}", []).append(changed)
+            columns[f"{TOKENS_UNDER}{name}"] = encoder.count(rendered).lengths.astype(np.uint32)
+            columns[f"{CHANGED_BY}{name}"] = changed
+        return columns
+
+    parts = list(in_order(count, batches(Path(shard), DOCUMENT_COLUMNS, rows), threads))
     write_parquet(
         folder / COUNTS / f"{key}.parquet",
-        pa.table({name: np.concatenate(parts) for name, parts in columns.items()}),
+        pa.table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}),
     )
     return {"documents": len(rows)}
 
