@@ -19,6 +19,7 @@ import pyarrow as pa
 from curation.compiled import njit
 from curation.decontaminate.benchmarks import Item
 from curation.decontaminate.settings import Decon, NgramShare
+from curation.dedup.bands import distinct
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import TABLES, hash_words, roll
 from curation.files import atomic
@@ -118,16 +119,17 @@ def memory(index: tuple) -> int:
 def word_hashes(texts: list[str]) -> list[np.ndarray]:
     """The hash of each word of each text, uint64."""
     data, offsets = string_buffers(pa.array(texts, pa.large_string()))
-    bounds = offsets.tolist()
-    return [_words(data, start, end, TABLES) for start, end in pairwise(bounds)]
+    return _parts(*_words(data, offsets, TABLES))
 
 
-def ngrams(words: np.ndarray, ngram: int) -> np.ndarray:
-    """The distinct hashes of a text's n-grams, rising; none if it has fewer words."""
-    out = np.empty(max(0, len(words) - ngram + 1), np.uint64)
-    if len(out):
-        roll(words, len(words), ngram, out)
-    return np.unique(out)
+def ngrams(texts: list[np.ndarray], ngram: int, telling: bool = False) -> list[np.ndarray]:
+    """Of the words of each text the distinct hashes of its n-grams, rising; none if it has fewer words.
+
+    telling: those alone of which no more than half of the words are single ASCII letters or digits.
+    """
+    starts, words = _rows(texts, np.uint64)
+    single = np.isin(words, _single_characters()) if telling else np.zeros(len(words), np.bool_)
+    return _parts(*_ngrams(words, starts, ngram, np.concatenate([[0], np.cumsum(single)])))
 
 
 def decon_index(items: list[Item], settings: Decon) -> tuple[DeconIndex, list[Item], dict[str, Counter]]:
@@ -135,17 +137,17 @@ def decon_index(items: list[Item], settings: Decon) -> tuple[DeconIndex, list[It
     parts, kept, left_out = _usable(items, settings.min_words, settings.min_unique_words, settings.ngram)
     questions, answers, passages = (list(part) for part in zip(*parts, strict=True)) if parts else ([], [], [])
     short = [len(words) <= settings.short_answer for words in answers]
-    question = _sets([ngrams(words, settings.ngram) for words in questions])
+    question = _sets(ngrams(questions, settings.ngram))
     long_answers = [words[:0] if brief else words for words, brief in zip(answers, short, strict=True)]
     short_answers = [words if brief else words[:0] for words, brief in zip(answers, short, strict=True)]
-    passage = _sets([ngrams(words, settings.passage_ngram) for words in passages])
+    passage = _sets(ngrams(passages, settings.passage_ngram))
     # A passage shorter than its n-gram cannot be found: the item is scored as one without.
     has = [(len(a) > 0, p > 0) for a, p in zip(answers, np.diff(passage.starts).tolist(), strict=True)]
     lengths = np.array([sum(map(len, part)) for part in parts], np.int64)
     index = DeconIndex(
         _table(question.starts, question.hashes),
         question,
-        _sets([ngrams(words, settings.answer_ngram) for words in long_answers]),
+        _sets(ngrams(long_answers, settings.answer_ngram)),
         passage,
         *_rows(short_answers, np.uint64),
         np.array([len(words) for words in questions], np.int64),
@@ -160,13 +162,14 @@ def share_index(items: list[Item], settings: NgramShare) -> tuple[ShareIndex, li
     """As `decon_index`. An item's answer is a target of its own from `answer_words` on."""
     parts, kept, left_out = _usable(items, settings.min_words, settings.min_unique_words, 0)
     sets, owners, answers = [], [], []
-    for number, (question, answer, passage) in enumerate(parts):
-        prompt = np.union1d(_telling(question, settings.ngram), _telling(passage, settings.ngram))
-        sets.append(prompt)
+    grams = ngrams([words for part in parts for words in part], settings.ngram, telling=True)
+    for number, (_, answer, _) in enumerate(parts):
+        question, of_answer, passage = grams[3 * number : 3 * number + 3]
+        sets.append(distinct(np.concatenate([question, passage])) if len(passage) else question)
         owners.append(number)
         answers.append(False)
-        if len(answer) >= settings.answer_words and len(np.unique(answer)) >= settings.min_unique_words:
-            sets.append(_telling(answer, settings.ngram))
+        if len(answer) >= settings.answer_words and len(distinct(answer)) >= settings.min_unique_words:
+            sets.append(of_answer)
             owners.append(number)
             answers.append(True)
     starts, hashes = _rows(sets, np.uint64)
@@ -202,7 +205,7 @@ def _usable(items: list[Item], min_words: int, min_unique: int, ngram: int):
             reason = "duplicate"
         elif sum(map(len, words)) < min_words or len(question) < max(1, ngram):
             reason = "too_short"
-        elif len(np.union1d(question, passage)) < min_unique:
+        elif len({*question.tolist(), *passage.tolist()}) < min_unique:
             reason = "few_words"
         seen.add(key)
         if reason:
@@ -213,19 +216,13 @@ def _usable(items: list[Item], min_words: int, min_unique: int, ngram: int):
     return parts, kept, left_out
 
 
-def _telling(words: np.ndarray, ngram: int) -> np.ndarray:
-    """The distinct n-grams of which no more than half of the words are single ASCII letters or digits."""
-    if len(words) < ngram:
-        return np.empty(0, np.uint64)
-    out = np.empty(len(words) - ngram + 1, np.uint64)
-    roll(words, len(words), ngram, out)
-    singles = np.concatenate([[0], np.cumsum(np.isin(words, _single_characters()))])
-    return np.unique(out[2 * (singles[ngram:] - singles[:-ngram]) <= ngram])
-
-
 @cache
 def _single_characters() -> np.ndarray:
     return np.concatenate(word_hashes(list("abcdefghijklmnopqrstuvwxyz0123456789_")))
+
+
+def _parts(starts: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    return [values[start:end] for start, end in pairwise(starts.tolist())]
 
 
 def _rows(arrays: list[np.ndarray], dtype: Callable) -> tuple[np.ndarray, np.ndarray]:
@@ -278,10 +275,39 @@ def _table(starts: np.ndarray, hashes: np.ndarray) -> Table:
 
 
 @njit(nogil=True, cache=True)
-def _words(data, start, end, tables):
-    found = np.empty((end - start) // 2 + 1, np.uint64)  # a word and what parts it from the next are two bytes
-    count, _ = hash_words(data, start, end, tables, found, 0)
-    return found[:count].copy()
+def _words(data, offsets, tables):
+    """(starts, hashes) of the words of texts."""
+    starts = np.zeros(len(offsets), np.int64)
+    # a word and what parts it from the next are two bytes
+    found = np.empty((offsets[-1] - offsets[0]) // 2 + len(offsets), np.uint64)
+    for row in range(len(offsets) - 1):
+        starts[row + 1], _ = hash_words(data, offsets[row], offsets[row + 1], tables, found, starts[row])
+    return starts, found[: starts[-1]].copy()
+
+
+@njit(nogil=True, cache=True)
+def _ngrams(words, starts, ngram, singles):
+    """(starts, hashes) of distinct n-grams. `singles`: how many words before each, in all texts, are single."""
+    bounds, out = np.zeros(len(starts), np.int64), np.empty(len(words), np.uint64)
+    for row in range(len(starts) - 1):
+        first, at = starts[row], bounds[row]
+        size, kept = starts[row + 1] - first - ngram + 1, 0
+        if size > 0:
+            grams = out[at : at + size]
+            roll(words[first : starts[row + 1]], size + ngram - 1, ngram, grams)
+            for place in range(size):
+                if 2 * (singles[first + place + ngram] - singles[first + place]) <= ngram:
+                    grams[kept] = grams[place]
+                    kept += 1
+            grams = grams[:kept]
+            grams.sort()
+            kept = min(kept, 1)
+            for place in range(1, len(grams)):
+                if grams[place] != grams[kept - 1]:
+                    grams[kept] = grams[place]
+                    kept += 1
+        bounds[row + 1] = at + kept
+    return bounds, out[: bounds[-1]].copy()
 
 
 @njit(nogil=True, cache=True)

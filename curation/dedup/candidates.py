@@ -21,7 +21,7 @@ from curation.dedup.bands import (
     read_shared,
     sorted_entries,
 )
-from curation.dedup.documents import SCRATCH, Shard, living_rows, write_array
+from curation.dedup.documents import SCRATCH, Shard, living_rows, partitions_of, write_array
 from curation.dedup.scheme import Scheme
 from curation.steps import Build, StepOutput
 
@@ -87,7 +87,7 @@ def share(build: Build, files: list[Path], documents: list[int]) -> Shared:
     `files` of entries sorted by key, of so many `documents` each; their positions follow one another.
     """
     entries = sum(len(np.load(path, mmap_mode="r")) for path in files)
-    partitions = max(1, 1 << (entries // PARTITION).bit_length())
+    partitions = partitions_of(entries, PARTITION)
     firsts = np.cumsum([0, *documents]).tolist()
     units = {f"share {at} of {partitions}": (files, firsts[:-1], at, partitions) for at in range(partitions)}
     build.map(_write_shared, units, "threads")

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.dedup.bands import read_partition
-from curation.dedup.documents import SCRATCH, Decisions, Documents, Shard, write_array
+from curation.dedup.documents import SCRATCH, Decisions, Documents, Shard, partitions_of, write_array
 from curation.dedup.spans import Snap, bridge, join, lengths_by, snap, whole_runs
 from curation.dedup.texts import Texts, entries_file, write_texts
 from curation.dedup.windows import RUN
@@ -73,7 +73,7 @@ def settle(build: Build, documents: Documents, order: np.ndarray, search: Search
     starts = np.concatenate([[0], np.cumsum(documents.columns["bytes"].astype(np.int64))])
     texts = Texts(build.folder / SCRATCH / "texts", starts, order, number)
     entries = write_texts(build, documents, texts, search.take)
-    partitions = max(1, 1 << (entries // PARTITION).bit_length())
+    partitions = partitions_of(entries, PARTITION)
     sizes = np.diff(starts)
     drop, rounds = np.zeros(len(order), bool), 0
     while True:

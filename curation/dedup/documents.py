@@ -105,6 +105,11 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def partitions_of(entries: int, at_once: int) -> int:
+    """How many partitions, a power of two: of `at_once` entries or fewer, and of a few up to four for workers."""
+    return 1 << max((entries // at_once).bit_length(), min(2, (16 * entries // at_once).bit_length()))
+
+
 def list_shards(pools: Mapping[str, StepOutput], measured: Mapping[str, StepOutput]) -> list[Shard]:
     """All shards, by source name and shard name. Raises ValueError where pools and measurements do not match."""
     if sorted(pools) != sorted(measured):

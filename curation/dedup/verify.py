@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from curation.dedup.bands import distinct
-from curation.dedup.documents import SCRATCH, Shard, write_array
+from curation.dedup.documents import SCRATCH, Shard, partitions_of, write_array
 from curation.dedup.jaccard import copy_sets, similarities, write_sets
 from curation.dedup.ranking import Numbered
 from curation.dedup.scheme import Shingling
@@ -60,7 +60,7 @@ class Sets:
         `runs` are files of sorted pairs; `round_` tells the calls of a step apart.
         """
         missing, samples, total = np.zeros(len(self.there), bool), [np.zeros(0, np.uint64)], 0
-        step = max(1, RANGE >> 6)
+        step = max(1, RANGE >> 8)
         for run in runs:
             pairs = np.load(run)
             for side in (pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)):
@@ -77,7 +77,7 @@ class Sets:
         }
         build.map(_write_sets, units, "threads")
 
-        cuts = _cuts(np.sort(np.concatenate(samples)), max(1, total // RANGE), len(self.there))
+        cuts = _cuts(np.sort(np.concatenate(samples)), partitions_of(total, RANGE), len(self.there))
         files = [_verified_file(build.folder, round_, at) for at in range(len(cuts) - 1)]
         units = {
             f"round {round_} verify {at} of {len(files)}": (

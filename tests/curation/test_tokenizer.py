@@ -290,10 +290,14 @@ def _take(stations, path: str):
     return train_tokenizer(stations.ctx, stations.pools, stations.measured, [], Tokenizer(path=path))
 
 
-@pytest.mark.parametrize("text", ["\u1e9e", "<|eot|>", " \n" * 10, "1" * 400])
-def test_a_library_that_is_wrong_for_one_text_is_not_taken(stations, prose, tmp_path, monkeypatch, text):
-    """Planted: other ids where a text holds a rare letter, an added token, a long run."""
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [*((hard, "hard texts") for hard in ("\u1e9e", "<|eot|>", " \n" * 10, "1" * 400)), ("qzx qzx", "code")],
+)
+def test_a_library_that_is_wrong_for_one_text_is_not_taken(stations, prose, tmp_path, monkeypatch, text, where):
+    """Planted: other ids where a text holds a rare letter, an added token, a long run, a word of one pool."""
     stations.pool("prose", prose)
+    stations.pool("code", [CODE, "qzx qzx"], shards=2)
     folder, contents = given_folder(tmp_path, MAKES["gpt2"](prose)), Encoder.contents
 
     def wrong(self, texts):
@@ -305,7 +309,7 @@ def test_a_library_that_is_wrong_for_one_text_is_not_taken(stations, prose, tmp_
     monkeypatch.setattr(Encoder, "contents", wrong)
     choice = read_json(_take(stations, folder).folder / CHOICE)
     assert choice["library"] == "tokenizers"
-    assert choice["reason"] == "fastokens gives other ids in a sample of hard texts"
+    assert choice["reason"] == f"fastokens gives other ids in a sample of {where}"
 
 
 def test_threads_that_encode_are_bounded(tmp_path, prose):
