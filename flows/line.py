@@ -147,15 +147,22 @@ class Line:
             sources,
         )
         self.scored |= {source.name: self.measured[source.name] for source in sources}
-        self.decided |= self._each_source(
-            "rules", lambda name: decide(context, self.measured[name], profiles[name]), sources
-        )
-        if edited := [source for source in sources if source.kind == "text" and profiles[source.name].edits]:
-            self.pools |= self._each_source(
-                "edit",
-                lambda name: edit_pool(context, f"edit/{name}", self.pools[name], self.measured[name]),
-                edited,
+        edited = [source for source in sources if source.kind == "text" and profiles[source.name].edits]
+
+        def apply_rules() -> None:
+            self.decided |= self._each_source(
+                "rules", lambda name: decide(context, self.measured[name], profiles[name]), sources
             )
+
+        def edit() -> None:
+            if edited:
+                self.pools |= self._each_source(
+                    "edit",
+                    lambda name: edit_pool(context, f"edit/{name}", self.pools[name], self.measured[name]),
+                    edited,
+                )
+
+        self._at_once(apply_rules, edit)
 
     def _deduplicate(self) -> None:
         context, settings = self.context, self.pipeline.dedup
