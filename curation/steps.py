@@ -16,6 +16,7 @@ import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from curation.objects import CorruptError
 
 RECORD = remote.RECORD
 UNITS = ".units"
+HASHED = 8  # files that are hashed at once, at most
 
 
 class StepMissingError(Exception):
@@ -324,11 +326,15 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         except Exception as error:
             _require_sound(context, identity, error)
             raise
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder).as_posix()
-        if path.is_file() and not any(path.is_relative_to(folder / out) for out in (UNITS, *build.volatile)):
-            files[relative] = {"bytes": path.stat().st_size, "hash": file_hash(path)}
+    left_out = [folder / out for out in (UNITS, *build.volatile)]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if not any(path.is_relative_to(out) for out in left_out)]
+    with ThreadPoolExecutor(min(HASHED, context.executor.workers)) as pool:
+        hashes = list(pool.map(file_hash, paths))
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "hash": found}
+        for path, found in zip(paths, hashes, strict=True)
+    }
     seconds = time.perf_counter() - started
     # of raw files, where the step counts them, or of the steps that it reads, as they lie on disk
     bytes_in = build.counts.get("bytes_in") or sum(one.record["bytes"] for one in _read(context, identity))

@@ -28,7 +28,7 @@ from curation.tokenizer.sample import Outputs, Sample, Texts, alive_bytes, choos
 
 Item = TypeVar("Item")
 READERS = 4  # threads that read samples ahead, at most
-PROOF_BYTES = 1 << 18  # of each source, on which fastokens and our counter are compared with tokenizers
+PROOF_BYTES = 1 << 18  # of each source, about, on which fastokens and our counter are compared with tokenizers
 
 
 def train_tokenizer(

@@ -39,7 +39,7 @@ class Tokenizer(Strict):
     seed: int = 0
     path: str | None = None  # a folder with tokenizer.json, taken instead of training
     reference: str | None = None  # a folder with tokenizer.json: the report compares bytes per token with it
-    report_bytes: Bytes = Field(1 << 20, gt=0)  # text of each source that the report is measured on
+    report_bytes: Bytes = Field(1 << 20, gt=0)  # text of each source for the report and, a part of it, the proof
 
     @field_validator("split")
     @classmethod
