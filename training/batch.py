@@ -42,6 +42,33 @@ class Batch:
         return values.new_zeros(len(self.lengths)).index_add(0, index, values)
 
 
+def without_unread(batch: Batch, places: torch.Tensor) -> tuple[Batch, torch.Tensor]:
+    """The batch without the tokens that follow the last one of `places`, (n,) int64, in their sequence, and where
+    these are in it: attention is causal, so nothing that is read depends on what is left out.
+
+    In instructions that is the end of the last turn, and whole documents without a token in the loss but for their
+    first token. `selected` and `targets` are left as they are.
+    """
+    pieces, shared, read = np.array(batch.pieces), np.array(batch.shared), places.numpy()
+    ends, half = np.cumsum(pieces), len(pieces) // 2
+    sequence = np.searchsorted(ends, read, "right")
+    needed = np.ones_like(pieces)
+    np.maximum.at(needed, sequence, read - (ends - pieces)[sequence] + 1)
+    needed[:half] = np.maximum(needed[:half], shared[len(shared) - half :])  # what the other side goes on from
+    if (needed == pieces).all():
+        return batch, places
+    place = np.arange(ends[-1]) - np.repeat(ends - pieces, pieces)
+    kept = np.flatnonzero(place < np.repeat(needed, pieces))
+    index = torch.from_numpy(kept)
+    cut = replace(
+        batch,
+        tokens=batch.tokens[:, index],
+        positions=batch.positions[:, index],
+        lengths=(needed + shared).tolist(),
+    )
+    return cut, torch.from_numpy(np.searchsorted(kept, read))
+
+
 def on_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """The values as a tensor there. A GPU takes them when it comes to it: nobody waits for what it does before."""
     tensor = torch.from_numpy(values)

@@ -165,26 +165,26 @@ def _chunks(
         if wanted:
             slopes, log_partition = slopes_of(chunk, targets[rows], z_loss, hidden.dtype)
         else:
-            slopes, log_partition = None, _log_partition(chunk)[1]
+            slopes, log_partition = None, _softmax(chunk)
         yield rows, slopes, log_partition, log_partition - at_target
         if rows.stop <= own:
             logits = None  # it belongs to whoever took it
 
 
-def _log_partition(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """In place: exp(logits - the row's largest). Returns their sums, (n, 1), and the log-partition, (n,): the same
-    bits whether gradients follow or not, since a policy and its reference are compared."""
-    largest = logits.amax(1, keepdim=True)
-    sums = logits.sub_(largest).exp_().sum(1, keepdim=True)
-    return sums, (largest + sums.log())[:, 0]
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    """In place: the softmax of each row. Returns the log-partitions, (n,): the same bits whether gradients follow
+    or not, since a policy and its reference are compared."""
+    largest = logits.amax(1)
+    torch.softmax(logits, 1, out=logits)  # row by row, and each number is read before it is written
+    return largest - logits.amax(1).log()  # the largest probability is one over the partition, less its exponent
 
 
 def _slopes(
     logits: torch.Tensor, targets: torch.Tensor, z_loss: float, rounded: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """p * (1 + 2 z log-partition) - onehot(target), in place unless it is rounded; and the log-partition."""
-    sums, log_partition = _log_partition(logits)
-    probabilities = logits.div_(sums)
+    log_partition = _softmax(logits)
+    probabilities = logits
     if z_loss:
         probabilities *= (1 + 2 * z_loss * log_partition)[:, None]
     place = targets[:, None]

@@ -29,7 +29,7 @@ def only_at(model: PreTrainedModel, places: torch.Tensor, tokens: int) -> Iterat
     hooks = []
     if len(places) <= WORTH * tokens and not places.is_cuda:
         places = places.unique()
-        for module in _by_position(model):
+        for module in by_position(model):
             hooks.append(module.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, places], *inputs[1:])))
             hooks.append(module.register_forward_hook(lambda _, __, output: _spread(output, places, tokens)))
     try:
@@ -39,7 +39,7 @@ def only_at(model: PreTrainedModel, places: torch.Tensor, tokens: int) -> Iterat
             hook.remove()
 
 
-def _by_position(model: PreTrainedModel) -> list[torch.nn.Module]:
+def by_position(model: PreTrainedModel) -> list[torch.nn.Module]:
     """The modules of the last layer that map each position by itself, and whose output no other position reads."""
     layers = getattr(model.base_model, "layers", None)
     if not layers:

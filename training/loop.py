@@ -18,10 +18,11 @@ from training.batch import Batch, batch_of_units
 from training.checkpoint import average, averaged_steps, latest, restore, save, snapshot
 from training.config import TrainConfig
 from training.data import Data
+from training.last_layer import by_position
 from training.model import device
 from training.optimiser import Share, learning_rate, make_optimiser, shares
 from training.outcome import Method, Outcome
-from training.parallel import Crew, split, twin
+from training.parallel import Costs, Crew, split, twin
 from training.plan import Plan
 from training.ranks import Ranks
 from training.sharding import Pass, share_out
@@ -42,7 +43,7 @@ class Run:
 
     model: PreTrainedModel
     crew: Crew[Pass]  # the model with the method; several where the threads share micro-batches
-    output: float  # see `parallel.split`
+    costs: Costs
     shares: list[Share]  # of the parameters, one for each member
     data: Data
     plan: Plan
@@ -135,7 +136,7 @@ def fit(
     model.train()
     with Crew(_members(passes, data, plan, config)) as crew:
         parts = shares(optimiser, [member.model for member in crew.members])
-        run = Run(model, crew, _output_cost(model), parts, data, plan, config, ranks, sizes)
+        run = Run(model, crew, _costs(model), parts, data, plan, config, ranks, sizes)
         while trace.step < steps:
             began = time.perf_counter()
             torch.manual_seed(_seed(config.seed, trace.step, ranks.rank))
@@ -172,14 +173,16 @@ def _draws(passes: Pass, batch: Batch) -> bool:
     return not torch.equal(before, torch.get_rng_state())
 
 
-def _output_cost(model: PreTrainedModel) -> float:
-    """What a token in the loss costs beyond one that is not: of a model with an output matrix, its products."""
-    output = model.get_output_embeddings()
-    if output is None:
-        return 0.0
-    embedded = {id(module.weight) for module in (output, model.get_input_embeddings())}
+def _costs(model: PreTrainedModel) -> Costs:
+    """By the numbers of parameters that a token meets, and by attention at half the rate of products."""
+    output, config = model.get_output_embeddings(), model.config.get_text_config()
+    embedded = {id(module.weight) for module in (output, model.get_input_embeddings()) if module is not None}
     layers = sum(one.numel() for one in model.parameters() if id(one) not in embedded)
-    return output.weight.numel() / max(1, layers)
+    rare = sum(one.numel() for module in by_position(model) for one in module.parameters())
+    always = max(1, layers - rare)
+    # Forward and backward passes have 6 operations a parameter, and 14 a query, key and number of the hidden size.
+    pair = 2 * 14 / 6 * config.num_hidden_layers * config.hidden_size / always
+    return Costs(0.0 if output is None else (output.weight.numel() + rare) / always, pair)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
@@ -194,7 +197,7 @@ def _one_step(run: Run, trace: Trace, rate: float) -> tuple[dict, list[dict]]:
     """
     seen = []
     for units, counts in _share(run, trace.step):
-        parts = split(run.plan, units, len(run.crew.members), run.output)
+        parts = split(run.plan, units, len(run.crew.members), run.costs)
         found = list(run.crew.each(functools.partial(_both_passes, run, counts), parts))
         seen += found if counts else []
     _of_shares(run, Share.gather)

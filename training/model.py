@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from curation.chat import END_OF_TEXT, END_OF_TURN, PAD
 from training.attention import PACKED, has_kernel, told
-from training.batch import Batch
+from training.batch import Batch, without_unread
 from training.config import ModelConfig, TrainConfig
 from training.head import Products
 from training.last_layer import only_at
@@ -204,6 +204,8 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(model: PreTrainedModel, batch: Batch, places: torch.Tensor | None = None) -> torch.Tensor:
     """The backbone's last hidden states on a batch: (t, width); of `places` alone, (n,) int64, if given."""
+    if places is not None and not places.is_cuda:
+        batch, places = without_unread(batch, places)
     with contextlib.nullcontext() if places is None else only_at(model, places, batch.tokens.shape[1]):
         output = model.base_model(
             input_ids=batch.tokens,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -76,18 +77,45 @@ def twin(model: Module) -> Module:
     return copy.deepcopy(model, memo)
 
 
-def split(plan: Plan, units: np.ndarray, parts: int, output: float) -> list[np.ndarray]:
-    """The units of a micro-batch in parts of about the same work, or in one where that cannot be.
+@dataclass(frozen=True)
+class Costs:
+    """What a unit costs beyond the products that every token goes through in every layer, which cost 1 a token."""
 
-    The largest unit first, each goes to the part with the least so far. A token in the loss costs `output` times
-    what a token costs otherwise; the prompt of a pair is computed once.
+    answer: float = 0.0  # a token in the loss: the output matrix, and what `training.last_layer` leaves to others
+    pair: float = 0.0  # a query with a key, in attention
+
+    def of(self, plan: Plan, units: np.ndarray) -> np.ndarray:
+        """float64, of each unit. The prompt of a pair is computed once."""
+        length, other = plan.length[units], plan.other_length[units]
+        branch = other - np.where(other > 0, plan.prompt[units], 0)
+        pairs = length**2 + branch * (2 * other - branch)
+        return length + branch + self.answer * plan.in_loss[units] + self.pair / 2 * pairs
+
+
+def split(plan: Plan, units: np.ndarray, parts: int, costs: Costs) -> list[np.ndarray]:
+    """The units of a micro-batch in parts of about the same cost, or in one where that cannot be.
+
+    The largest unit first, each goes to the part with the least so far; then units move or change places between
+    the largest part and the smallest one as long as that brings them nearer to each other.
     """
-    costs = (plan.tokens - np.where(plan.other_length > 0, plan.prompt, 0) + output * plan.in_loss)[units]
-    loads, members = [0.0] * parts, [[] for _ in range(parts)]
-    for place in np.argsort(-costs, kind="stable").tolist():
-        least = loads.index(min(loads))
-        loads[least] += float(costs[place])
-        members[least].append(place)
-    if sum(loads) < EVEN * parts * max(loads):
+    each = costs.of(plan, units)
+    loads, part = np.zeros(parts), np.zeros(len(units), np.int64)
+    for place in np.argsort(-each, kind="stable"):
+        part[place] = loads.argmin()
+        loads[part[place]] += each[place]
+    for _ in range(len(units)):
+        most, least = loads.argmax(), loads.argmin()
+        ours, theirs = np.flatnonzero(part == most), np.flatnonzero(part == least)
+        change = each[ours][:, None] - np.append(each[theirs], 0.0)  # the last column: nothing comes back
+        gap = loads[most] - loads[least]
+        best = np.unravel_index(np.abs(change - gap / 2).argmin(), change.shape)
+        if not 1e-9 * gap < change[best] < (1 - 1e-9) * gap:
+            break
+        part[ours[best[0]]] = least
+        if best[1] < len(theirs):
+            part[theirs[best[1]]] = most
+        loads[most] -= change[best]
+        loads[least] += change[best]
+    if loads.sum() < EVEN * parts * loads.max():
         return [units]
-    return [units[np.sort(places)] for places in members]
+    return [units[part == number] for number in range(parts) if (part == number).any()]

@@ -12,10 +12,10 @@ from curation.files import file_hash, read_json
 from curation.steps import Build, Context, StepOutput, step
 from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig, with_model_file
 
-TRAIN_VERSION = 5
+TRAIN_VERSION = 6
 GIVEN_VERSION = 1
-EVALUATE_VERSION = 3
-REFERENCE_VERSION = 4
+EVALUATE_VERSION = 4
+REFERENCE_VERSION = 5
 
 
 def train(

@@ -24,7 +24,7 @@ from training.loop import NonFiniteLossError, fit
 from training.lora import add_adapters
 from training.model import find_specials, fixed_arithmetic, new_causal, trade_memory, without_dropout
 from training.optimiser import Share, make_optimiser, shares
-from training.parallel import Crew, split, twin
+from training.parallel import Costs, Crew, split, twin
 from training.plan import make_plan
 from training.station import train
 
@@ -171,14 +171,40 @@ def test_a_model_that_draws_is_not_shared(tmp_path, texts, tokenizer, two, monke
     assert without_dropout(model) is model
 
 
-def test_parts_hold_every_unit_once_and_are_even(texts, two):
-    plan = make_plan(open_data(texts), two)
-    for units in plan.micro_batches(0, 512):
-        parts = split(plan, units, 2, 1.0)
-        assert sorted(np.concatenate(parts)) == sorted(units)
-        costs = [int((plan.tokens + plan.in_loss)[part].sum()) for part in parts]
-        assert len(parts) == 1 or sum(costs) >= parallel.EVEN * 2 * max(costs)
-    assert len(split(plan, units[:1], 2, 1.0)) == 1  # there is nothing to share
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_hold_every_unit_once_and_are_even(texts, pairs, two, parts):
+    costs = Costs(answer=1.0, pair=0.01)
+    for data, config in ((texts, two), (pairs, later(two, method="dpo"))):
+        plan = make_plan(open_data(data), config)
+        for units in plan.micro_batches(0, 512):
+            found = split(plan, units, parts, costs)
+            assert sorted(np.concatenate(found)) == sorted(units)
+            loads = [costs.of(plan, part).sum() for part in found]
+            assert len(found) == 1 or sum(loads) >= parallel.EVEN * parts * max(loads)
+        assert len(split(plan, units[:1], parts, costs)) == 1  # there is nothing to share
+
+
+def test_two_parts_are_near_the_best_that_there_are(texts, two):
+    """Against all ways to share out eight units; to take the largest first alone is further away."""
+    plan, chance, apart = make_plan(open_data(texts), two), np.random.default_rng(0), []
+    for _ in range(50):
+        each = chance.integers(20, 400, 8)
+        given = replace(plan, length=each, in_loss=0 * each, prompt=0 * each, other_length=0 * each)
+        found = split(given, np.arange(8), 2, Costs())
+        best = min(max(sum(each[ways >> np.arange(8) & 1 == side]) for side in (0, 1)) for ways in range(256))
+        apart.append(max(each[part].sum() for part in found) / best)
+    assert np.mean(apart) < 1.01
+
+
+def test_costs_count_what_is_computed(pairs, two):
+    """Against plain loops over a pair: each query of either side with the keys that it sees, a prompt's once."""
+    plan = make_plan(open_data(pairs), later(two, method="dpo"))
+    for unit in range(5):
+        prompt, lengths = int(plan.prompt[unit]), (int(plan.length[unit]), int(plan.other_length[unit]))
+        queries = [*range(lengths[0]), *range(prompt, lengths[1])]
+        seen = sum(query + 0.5 for query in queries)
+        cost = Costs(answer=3.0, pair=0.25).of(plan, np.array([unit]))[0]
+        assert cost == pytest.approx(len(queries) + 3 * plan.in_loss[unit] + 0.25 * seen)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
