@@ -175,10 +175,11 @@ def load_pipeline(path: Path, overrides: list[str] | None = None) -> tuple[Pipel
 def load_profiles(pipeline: Pipeline, folder: Path) -> dict[str, Profile]:
     """The rule profile of each source. A profile is one that ships with mixwright, or a file below `folder`."""
     names = {source.name: source.profile for source in pipeline.all_sources}
-    return {
-        source: load_profile(folder / name if name.endswith((".yaml", ".yml")) else name)
-        for source, name in names.items()
+    loaded = {
+        name: load_profile(folder / name if name.endswith((".yaml", ".yml")) else name)
+        for name in dict.fromkeys(names.values())
     }
+    return {source: loaded[name] for source, name in names.items()}
 
 
 def _require_known(path: Path, pipeline: Pipeline, recipes: dict[str, Recipe]) -> None:

@@ -225,11 +225,11 @@ def _complain(build: Build, benchmark: Benchmark, items: list[Item], problems: l
 def _searches(config: Decontaminate, methods: dict[str, str], items: list[Item], build: Build) -> Iterator[Search]:
     """An index for each method in use, and how many items of each benchmark they compare."""
     build.counts |= {"index_bytes": 0, "index_ngrams": 0}
-    for method, make in (("decon", decon_index), ("ngram_share", share_index)):
-        if method not in methods.values():
-            continue
+    kinds = {"decon": decon_index, "ngram_share": share_index}
+    used = [method for method in kinds if method in methods.values()]
+    made = build.context.executor.each(lambda method: kinds[method](items, getattr(config, method)), used)
+    for method, (index, kept, left_out) in zip(used, made, strict=True):
         settings = getattr(config, method)
-        index, kept, left_out = make(items, settings)
         build.counts["index_bytes"] += memory(index)
         build.counts["index_ngrams"] += len(index.table.starts) - 1
         for name, counts in build.counts["by_benchmark"].items():
