@@ -10,15 +10,16 @@ import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curation.encoder import THREADS
-from curation.executor import ATTEMPTS, Executor, Kind, StoppedError, name_of
+from curation.executor import ATTEMPTS, Executor, Kind, LocalExecutor, StoppedError, name_of
 
 GROUPS = 1024  # tasks of a stage at most, and for a large cluster as many a worker as follow
+LITTLE = 4 << 20  # bytes read: work of a tenth of a second, which a task on a cluster may wait for that long
 GROUPS_A_WORKER = 8  # so that the last group to end is an eighth of a worker's share at most
 STEPS_AT_ONCE = 8  # threads of the driver: each has a window of tasks of its own
 # Read when libraries are loaded: a worker has one core. Set for the workers that a run starts.
@@ -32,10 +33,34 @@ class ClusterError(RuntimeError):
 
 
 class ClusterExecutor(Executor):
-    """Runs units in groups of at most `ceil(units / GROUPS)` on the workers of an engine."""
+    """Runs units in groups of at most `ceil(units / GROUPS)` on the workers of an engine.
+
+    What reads little runs in threads of the driver, which may begin with it while the cluster starts.
+    """
 
     name: str  # as the user writes it
     cores_of_a_worker = 1
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self._here = LocalExecutor(min(workers, os.cpu_count() or 1))
+        self._starter = ThreadPoolExecutor(1)  # Linux may end what a thread has started together with the thread
+        self._start: Future | None = None
+
+    def begin(self, start: Callable[[], None]) -> None:
+        """Start a cluster of the run's own, in a thread: the first units that need it wait for it."""
+        self._start = self._starter.submit(start)
+
+    @abstractmethod
+    def end(self) -> None:
+        """End what was started, or leave the cluster at the address."""
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._here.close()
+            self._starter.submit(self.end).result()
+            self._starter.shutdown()
 
     @abstractmethod
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
@@ -51,15 +76,22 @@ class ClusterExecutor(Executor):
 
     @property
     def steps_at_once(self) -> int:
-        return min(self.workers, STEPS_AT_ONCE)
+        return min(2 * self.workers, STEPS_AT_ONCE)  # one waits for the cluster, one works here
 
     def threads(self, units: int) -> int:
         return min(super().threads(units), self.cores_of_a_worker)
 
-    def map(self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        units = list(units)
+        if kind == "threads" and reads is not None and reads < LITTLE:
+            yield from self._here.map(function, units, kind)
+            return
+        if self._start is not None:
+            self._start.result()
         if self.closed:
             raise StoppedError("the run was stopped")
-        units = list(units)
         size = group_size(len(units), self.workers)
         groups = ((start, (units[start : start + size],)) for start in range(0, len(units), size))
         try:

@@ -38,9 +38,12 @@ class Executor(ABC):
     closed = False
 
     @abstractmethod
-    def map(self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Call `function(*unit)` for every unit; yield (position of the unit, result) as each completes.
 
+        `reads`: the bytes that all units read, where they are known: little work is not sent to a cluster.
         Raises the first exception of a unit; StoppedError once the executor is closed.
         """
 
@@ -119,7 +122,9 @@ class LocalExecutor(Executor):
         self._lock = threading.Lock()
         self._processes: ProcessPoolExecutor | None = None
 
-    def map(self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind) -> Iterator[tuple[int, Any]]:
+    def map(
+        self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
         units = list(units)
         if kind == "processes" and self.workers > 1:
             yield from self._map_processes(function, units)

@@ -144,11 +144,12 @@ class StepOutput:
 class Build:
     """A step under way: where to write, what to count."""
 
-    def __init__(self, context: Context, name: str, folder: Path):
+    def __init__(self, context: Context, name: str, folder: Path, reads: int | None = None):
         self.context, self.name, self.folder = context, name, folder
         self.counts: dict[str, Any] = {}
         self.alarms: list[str] = []
         self.volatile: set[str] = set()
+        self.reads = reads  # bytes, where every input is a step's
 
     def write_table(self, relative: str, table: pa.Table) -> None:
         write_parquet(self.folder / relative, table)
@@ -182,7 +183,7 @@ class Build:
         self.context.progress.begin(self.name, len(units))
         self.context.progress.advance(self.name, len(results))
         calls = [(self.folder, key, *units[key]) for key in todo]
-        for position, result in self.context.executor.map(partial(run_unit, function), calls, kind):
+        for position, result in self.context.executor.map(partial(run_unit, function), calls, kind, self.reads):
             results[todo[position]] = result
             self.context.progress.advance(self.name)
         return {key: results[key] for key in units}
@@ -318,7 +319,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         remove(leftover)
-    build = Build(context, identity["name"], folder)
+    build = Build(context, identity["name"], folder, _bytes_read(context, identity))
     started = time.perf_counter()
     with _peak_memory() as memory:
         try:
@@ -369,6 +370,18 @@ def _read(context: Context, identity: dict[str, Any]) -> list[StepOutput]:
         for output in list(context.outputs)
         if read & {output.content, *(entry["hash"] for entry in output.record["files"].values())}
     ]
+
+
+def _bytes_read(context: Context, identity: dict[str, Any]) -> int | None:
+    """The bytes of the steps that a step reads; None where it reads something else too: raw files, a model."""
+    read = _read(context, identity)
+    if not read:
+        return None
+    known = {output.content for output in read}
+    known |= {entry["hash"] for output in read for entry in output.record["files"].values()}
+    if not known.issuperset(identity["inputs"].values()):
+        return None
+    return sum(output.record["bytes"] for output in read)
 
 
 def require_sound(outputs: list[StepOutput], name: str, error: Exception) -> None:

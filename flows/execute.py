@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,10 @@ def execute(
             recorder.finish("interrupted")
             raise
         run = recorder.finish("completed")
-    threads = min(executor.workers, os.cpu_count() or 1)
-    stage("report", lambda: write_report(run, threads))
+        threads = min(executor.workers, os.cpu_count() or 1)
+        with ThreadPoolExecutor(1) as aside:  # a cluster takes a second to end
+            ended = aside.submit(executor.close)
+            stage("report", lambda: write_report(run, threads))
+            ended.result()
     run.publish()
     return run

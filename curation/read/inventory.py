@@ -102,7 +102,8 @@ def inventory(
     stamps = {str(path): [status.st_size, status.st_mtime_ns] for path in files for status in [path.stat()]}
     todo = [path for path in files if known.get(str(path), [None])[:2] != stamps[str(path)]]
     hashes = {path: known[path][2] for path, stamp in stamps.items() if known.get(path, [None])[:2] == stamp}
-    for position, found in executor.map(file_hash, [(path,) for path in todo], "threads"):
+    size = sum(stamps[str(path)][0] for path in todo)
+    for position, found in executor.map(file_hash, [(path,) for path in todo], "threads", size):
         hashes[str(todo[position])] = found
     if todo:
         settled = time.time_ns() - (SETTLED_REMOTE if isinstance(folder, str) else SETTLED)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -22,12 +23,19 @@ from curation.executor import ATTEMPTS
 from curation.files import remove
 
 PATIENCE = "15s"  # for a scheduler at an address to answer
+SWITCH = 0.0005  # seconds after which a thread of Python yields: a task passes Dask's own thread several times
 SETTINGS = {
     "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
     "distributed.nanny.environ": WORKER_ENVIRONMENT,
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.comm.timeouts.connect": PATIENCE,
     "distributed.admin.log-length": 100,
+    # What nobody looks at costs a tenth of a core: profiles, and the loops that watch loops.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.client.scheduler-info-interval": "60s",
+    "distributed.scheduler.active-memory-manager.start": False,
 }
 
 
@@ -37,25 +45,27 @@ class DaskExecutor(ClusterExecutor):
     name = "dask"
 
     def __init__(self, workers: int | None = None, address: str | None = None, workspace: Path = Path()):
+        super().__init__(workers or os.cpu_count() or 1)
+        self._switch = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
         self._cluster: LocalCluster | None = None
         self._client: Client | None = None
+        if address is None:
+            self.begin(self._open)
+            return
         try:
-            self._open(workers, address, workspace)
-        except (OSError, RuntimeError, TimeoutError) as error:
-            self.close()
-            if isinstance(error, ClusterError):
-                raise
-            raise ClusterError(
-                f"dask: the cluster did not start, or lost a worker: {error}; the same command tries again"
-            ) from error
+            with dask.config.set(SETTINGS):
+                self._client = _connect(address)
+            threads = self._require_workers(address, workspace)
         except BaseException:
             self.close()
             raise
+        self.workers = workers or threads
+        self._executor = self._client.get_executor(pure=False)
 
-    def _open(self, workers: int | None, address: str | None, workspace: Path) -> None:
-        with dask.config.set(SETTINGS):
-            if address is None:
-                self.workers = workers or os.cpu_count() or 1
+    def _open(self) -> None:
+        try:
+            with dask.config.set(SETTINGS):
                 self._cluster = LocalCluster(
                     n_workers=self.workers,
                     threads_per_worker=1,
@@ -66,15 +76,16 @@ class DaskExecutor(ClusterExecutor):
                 )
                 self._client = Client(self._cluster, set_as_default=False)
                 self._client.register_plugin(IgnoreInterrupts())
-            else:
-                self._client = _connect(address)
-                self._require_workers(address, workspace)
-                threads = [worker["nthreads"] for worker in self._client.scheduler_info(-1)["workers"].values()]
-                self.workers = workers or sum(threads)
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ClusterError(
+                f"dask: the cluster did not start, or lost a worker: {error}; the same command tries again"
+            ) from error
         self._executor = self._client.get_executor(pure=False)
 
-    def _require_workers(self, address: str, workspace: Path) -> None:
-        if not self._client.scheduler_info(-1)["workers"]:
+    def _require_workers(self, address: str, workspace: Path) -> int:
+        """How many threads the workers have in all."""
+        workers = self._client.scheduler_info(-1)["workers"].values()
+        if not workers:
             raise ClusterError(f"dask: the scheduler at {address} has no workers: dask worker {address}")
         workspace.mkdir(parents=True, exist_ok=True)
         probe, token = workspace / f".probe-{secrets.token_hex(8)}", secrets.token_hex(8)
@@ -83,6 +94,7 @@ class DaskExecutor(ClusterExecutor):
             require_same(self.name, str(probe), token, self._client.run(look_at, str(probe)))
         finally:
             remove(probe)
+        return sum(worker["nthreads"] for worker in workers)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
         return self._executor.submit(function, *arguments)
@@ -90,14 +102,13 @@ class DaskExecutor(ClusterExecutor):
     def lost(self, error: BaseException) -> bool:
         return isinstance(error, KilledWorker | CommClosedError | CancelledError)
 
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            if self._client is not None:
-                with contextlib.suppress(OSError, TimeoutError):  # a scheduler that is gone already
-                    self._client.close(timeout=5)
-            if self._cluster is not None:
-                self._cluster.close(timeout=10)
+    def end(self) -> None:
+        if self._client is not None:
+            with contextlib.suppress(OSError, TimeoutError):  # a scheduler that is gone already
+                self._client.close(timeout=5)
+        if self._cluster is not None:
+            self._cluster.close(timeout=10)
+        sys.setswitchinterval(self._switch)
 
 
 class IgnoreInterrupts(WorkerPlugin):

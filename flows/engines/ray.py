@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -22,6 +23,8 @@ from curation.files import remove
 PATIENCE = 15.0  # seconds for a cluster at an address to answer
 OBJECT_STORE = 128 << 20  # bytes of shared memory: arguments and results are small, data lies in files
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_USAGE_STATS_PROMPT_ENABLED": "0"}
+QUIET_INIT = {"log_to_driver": False, "configure_logging": False, "logging_level": 50}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # Ray reads it once a process
 # Ray takes an address of the network even for a cluster of one machine, unless told that there is none.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
@@ -29,46 +32,55 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 class RayExecutor(ClusterExecutor):
     """`address` is Ray's own (`auto`, host:6379, ray://host:10001); without one the cluster lives as long as this.
 
-    A process has one Ray at a time. The local one asks every caller for a token that is made for it.
+    A process has one Ray at a time. The local one asks every caller for a token that is made here.
     """
 
     name = "ray"
 
     def __init__(self, workers: int | None = None, address: str | None = None, workspace: Path = Path()):
+        super().__init__(workers or os.cpu_count() or 1)
         self._folder: Path | None = None
-        local = LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        local |= WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._environment = contextlib.ExitStack()  # read by Ray's threads as long as it runs
-        self._environment.enter_context(_environment(QUIET | ({} if address else local)))
+        self._environment.enter_context(_environment(QUIET | ({} if address else LOOPBACK | TOKEN)))
+        if address is None:
+            self.begin(self._open)
+            return
         with _own_signals():
             import ray
 
             self._ray = ray
-            quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": 50}
-            if address is None:
-                self.workers = workers or os.cpu_count() or 1
-                self._folder = Path(tempfile.mkdtemp(prefix="mixwright-ray-"))
-                try:
-                    ray.init(
-                        num_cpus=self.workers,
-                        include_dashboard=False,
-                        object_store_memory=OBJECT_STORE,
-                        _temp_dir=str(self._folder),
-                        **quiet,
-                    )
-                except Exception as error:  # Ray's own is a bare one
-                    self.close()
-                    raise ClusterError(
-                        f"ray: the cluster did not start: {error}; the same command tries again"
-                    ) from error
-            else:
-                try:
-                    _require_answer(address)
-                    ray.init(address, **quiet)
-                except (OSError, ValueError, RuntimeError) as error:
-                    raise ClusterError(f"ray: no cluster answers at {address}: {error}") from error
+            try:
+                _require_answer(address)
+                ray.init(address, **QUIET_INIT)
                 self._require_nodes(workspace)
-                self.workers = workers or int(ray.cluster_resources().get("CPU", 1))
+            except BaseException as error:
+                self.close()
+                if isinstance(error, OSError | ValueError | RuntimeError) and not isinstance(error, ClusterError):
+                    raise ClusterError(f"ray: no cluster answers at {address}: {error}") from error
+                raise
+            self.workers = workers or int(ray.cluster_resources().get("CPU", 1))
+        self._call = ray.remote(max_retries=ATTEMPTS - 1, num_cpus=1)(call)
+
+    def _open(self) -> None:
+        import polars
+        import ray
+
+        self._ray = ray
+        self._folder = Path(tempfile.mkdtemp(prefix="mixwright-ray-"))
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # or it warns that SIGTERM is not its own
+        polars.thread_pool_size()  # makes the driver's pool: the environment of workers is not for it
+        workers = WORKER_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        try:
+            with _environment(workers):
+                ray.init(
+                    num_cpus=self.workers,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE,
+                    _temp_dir=str(self._folder),
+                    **QUIET_INIT,
+                )
+        except Exception as error:  # Ray's own is a bare one
+            raise ClusterError(f"ray: the cluster did not start: {error}; the same command tries again") from error
         self._call = ray.remote(max_retries=ATTEMPTS - 1, num_cpus=1)(call)
 
     def _require_nodes(self, workspace: Path) -> None:
@@ -101,13 +113,13 @@ class RayExecutor(ClusterExecutor):
     def cause(self, error: Exception) -> Exception:
         return getattr(error, "cause", None) or error
 
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._ray.shutdown()
-            self._environment.close()
-            if self._folder is not None:
-                remove(self._folder)
+    def end(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self._environment.close()
+        if self._folder is not None:
+            remove(self._folder)
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:

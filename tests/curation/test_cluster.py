@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from curation.cluster import GROUPS, GROUPS_A_WORKER, ClusterError, ClusterExecutor, group_size, require_same
+from curation.cluster import (
+    GROUPS,
+    GROUPS_A_WORKER,
+    LITTLE,
+    ClusterError,
+    ClusterExecutor,
+    group_size,
+    require_same,
+)
 from curation.executor import ATTEMPTS, WINDOW, StoppedError
 from curation.steps import UNITS, run_unit
 
@@ -23,7 +32,8 @@ class ThreadEngine(ClusterExecutor):
     name = "threads"
 
     def __init__(self, workers: int, losing: int = 0):
-        self.workers, self.losing = workers, losing
+        super().__init__(workers)
+        self.losing = losing
         self.tasks = self.most = self.under_way = 0
         self._pool = ThreadPoolExecutor(workers)
 
@@ -46,8 +56,7 @@ class ThreadEngine(ClusterExecutor):
     def lost(self, error: BaseException) -> bool:
         return isinstance(error, LostError)
 
-    def close(self) -> None:
-        self.closed = True
+    def end(self) -> None:
         self._pool.shutdown()
 
 
@@ -78,6 +87,36 @@ def test_every_unit_once_in_few_tasks_and_few_at_once():
         assert results == {x: x * x for x in range(100_000)}
         assert engine.tasks <= GROUPS
         assert engine.most <= WINDOW * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads", "tasks"),
+    [("threads", LITTLE - 1, 0), ("threads", LITTLE, 2), ("threads", None, 2), ("processes", 0, 2)],
+)
+def test_little_work_stays_with_the_driver(kind, reads, tasks):
+    with ThreadEngine(2) as engine:
+        assert dict(engine.map(square, [(1,), (2,)], kind, reads)) == {0: 1, 1: 4}
+        assert engine.tasks == tasks
+
+
+def test_units_wait_for_the_cluster_unless_they_are_little():
+    with ThreadEngine(2) as engine:
+        ready = threading.Event()
+        engine.begin(ready.wait)
+        assert dict(engine.map(square, [(2,)], "threads", 0)) == {0: 4}
+        threading.Timer(0.05, ready.set).start()
+        assert dict(engine.map(square, [(3,)], "processes")) == {0: 9}
+        assert ready.is_set()
+
+
+def test_a_cluster_that_does_not_start_says_why_to_the_units_that_need_it():
+    def start() -> None:
+        raise ClusterError("no port is free")
+
+    with ThreadEngine(2) as engine:
+        engine.begin(start)
+        with pytest.raises(ClusterError, match="no port is free"):
+            list(engine.map(square, [(1,)], "threads"))
 
 
 def test_an_error_is_the_units_and_a_lost_worker_names_the_function():

@@ -60,6 +60,23 @@ def test_the_record_says_what_a_step_cost(context):
     assert record["counts"] == {"documents_in": 2, "documents_out": 1}
 
 
+def test_a_step_knows_how_much_it_reads_unless_it_reads_what_is_no_steps(context):
+    known = {}
+
+    def work(build):
+        build.write_json("x.json", [1, 2, 3])
+        known[build.name] = build.reads
+
+    first = step(context, "first", 1, {}, {}, work)
+    second = step(
+        context, "second", 1, {}, {"one": first.content, "file": first.record["files"]["x.json"]["hash"]}, work
+    )
+    step(context, "third", 1, {}, {"one": first.content, "two": second.content}, work)
+    step(context, "fourth", 1, {}, {"one": first.content, "raw": "0" * 64}, work)
+    size = first.record["bytes"]
+    assert known == {"first": None, "second": size, "third": 2 * size, "fourth": None}
+
+
 def test_a_journal_left_by_a_kill_does_not_stand_for_files_that_are_gone(context, monkeypatch):
     with monkeypatch.context() as patch:
         kill_at_the_removal_of(UNITS, patch)
