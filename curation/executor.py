@@ -23,6 +23,7 @@ from typing import Any, Literal
 Kind = Literal["threads", "processes"]
 ENGINES = ("local", "inline")
 ATTEMPTS = 3  # a unit whose worker process dies is tried this often
+FEW = 4  # units a worker, from which on it does not matter that the last ones run alone
 WINDOW = 4  # calls in flight a worker: a million units cost no memory
 LOOK = 0.5  # seconds after which who waits for a result looks whether the executor was closed
 
@@ -71,8 +72,9 @@ class Executor(ABC):
         return 2 * self.workers
 
     def threads(self, units: int) -> int:
-        """How many threads each of so many units may use: one above its share, for when the last are left."""
-        return min(self.workers, -(-self.workers // max(1, units)) + 1)
+        """How many threads each of so many units may use: its share, and of a few one more, for when the last are
+        left."""
+        return min(self.workers, -(-self.workers // max(1, units)) + (units < FEW * self.workers))
 
     def _drain(
         self, submit: Callable[..., Future], calls: Iterable[tuple[int, tuple]]
