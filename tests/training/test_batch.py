@@ -17,10 +17,10 @@ from training.causal_lm import Causal
 from training.config import ModelConfig
 from training.data import Data, open_data
 from training.dpo import DPO, Reference
-from training.model import device, find_specials, hidden_states, new_causal
+from training.model import Specials, device, find_specials, hidden_states, new_causal
 from training.reward import Reward
 
-from .conftest import PAD, TINY, pair, text, write_data
+from .conftest import END, END_OF_TEXT, PAD, TINY, VOCABULARY, chat, pair, text, write_data
 
 SHAPES = {
     "llama": TINY,
@@ -204,3 +204,39 @@ def test_a_document_without_loss_adds_nothing(context, model):
     learned = int(np.flatnonzero(data.length == len(answer.tokens))[0])
     assert same(found([0, 1]), found([learned]))
     assert not same(found([0, 1], np.ones_like(data.mask)), found([learned]))
+
+
+def test_a_pad_token_that_ends_answers_stays_in_the_loss_there_alone(context):
+    """Against transformers' own loss on padded rows. The planted bug: every pad token is kept out of the loss."""
+    torch.manual_seed(0)
+    model = new_causal(TINY, VOCABULARY, Specials(END_OF_TEXT, END, pad=END))
+    rows = [
+        chat("talk", "why", "since"),
+        chat("talk", "how is it", "so"),
+        chat("talk", "a", "an answer that is long"),
+    ]
+    data = open_data(write_data(context, "instruct", rows))
+    places, nothing = np.arange(3), np.zeros(3, np.int64)
+    batch = make_batch(data, places, data.start, data.length, nothing, device())
+    assert np.count_nonzero(batch.target_ids == END) == 3
+    with torch.no_grad():
+        ours = Causal(data).outcome(model, batch).loss
+    model.set_attn_implementation("eager")
+    longest = int(data.length.max())
+    ids, labels = torch.full((3, longest), END), torch.full((3, longest), -100)
+    for place, (start, length) in enumerate(zip(data.start.tolist(), data.length.tolist(), strict=True)):
+        tokens = torch.from_numpy(data.tokens[start : start + length].astype(np.int64))
+        ids[place, :length] = tokens
+        labels[place, :length] = tokens.masked_fill(torch.from_numpy(data.mask[start : start + length] == 0), -100)
+    seen = torch.arange(longest)[None] < torch.from_numpy(data.length)[:, None]
+
+    def theirs(labels: torch.Tensor) -> tuple[float, int]:
+        with torch.no_grad():
+            loss = model(input_ids=ids, attention_mask=seen.long(), labels=labels).loss
+        return float(loss), int((labels[:, 1:] != -100).sum())
+
+    found = theirs(labels)
+    assert (float(ours.sum) / ours.count, ours.count) == (pytest.approx(found[0], rel=1e-5), found[1])
+    wrong = theirs(labels.masked_fill(ids == END, -100))
+    assert wrong[1] == ours.count - 3
+    assert abs(wrong[0] - found[0]) > 1e-3
