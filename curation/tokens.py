@@ -78,7 +78,8 @@ def train_tokenizer(
             deque(texts, maxlen=0)  # there are none to train on, but those that are held
         folder = build.folder / FOLDER
         write_folder(folder, tokenizer, settings)
-        choice = prove(folder, _until_stopped(ctx, ((one, _spread(held.get(one, []))) for one in names)))
+        samples = ((one, _spread(held.get(one, []))) for one in names)
+        choice = prove(folder, _until_stopped(ctx, samples), threads)
         write_json(build.scratch(CHOICE), choice)
         encoder = load_encoder(build.folder)
         sizes = in_order(lambda one: alive_bytes(pools[one], measured[one], ledgers), names, threads)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from curation.chat import SPECIAL_TOKENS
 from curation.encoder import Encoder
+from curation.shards import in_order
 
 HARD_TEXTS = (
     "",
@@ -37,28 +39,36 @@ RANGES = (
 BLOCK = 256  # code points a text
 
 
-def prove(folder: Path, samples: Iterable[tuple[str, list[str]]]) -> dict:
+def prove(folder: Path, samples: Iterable[tuple[str, list[str]]], threads: int = 1) -> dict:
     """`{library, counter, texts, tokens, hash, reason, counter_reason}`: what encodes and counts, and the grounds.
 
     library: "fastokens" or "tokenizers", with the reason against the former. counter: whether
     `curation.tokenizer.counter` counts, or the reason against it. `samples`: names and texts of the pools, to be
-    compared besides the hard ones; `texts` and `tokens` say how many were. `hash` is SHA-256 of the ids.
+    compared besides the hard ones, on `threads`; `texts` and `tokens` say how many were. `hash` is SHA-256 of the
+    ids.
     """
     reference = Encoder(folder, "tokenizers")
     fast, reason = _made(folder, "fastokens", False)
     counter, counter_reason = _made(folder, "tokenizers", True)
     digest, compared, tokens = hashlib.sha256(), 0, 0
     hard = [*HARD_TEXTS, *_unicode_texts(), *_added_token_texts(reference)]
-    for name, texts in [("hard texts", hard), *samples]:
+
+    def compare(sample: tuple[str, list[str]]) -> tuple[str, int, np.ndarray, bool, bool]:
+        (name, texts), encodes, counts = sample, fast, counter  # either may be found wrong meanwhile
+        expected, starts = reference.contents(texts)
+        same = encodes is None or all(map(np.array_equal, encodes.contents(texts), (expected, starts)))
+        counted = counts is None or np.array_equal(counts.lengths(texts), np.diff(starts))
+        return name, len(texts), expected, same, counted
+
+    for name, size, expected, same, counted in in_order(compare, chain([("hard texts", hard)], samples), threads):
         if fast is None and counter is None:
             break
-        expected, starts = reference.contents(texts)
-        if fast is not None and not all(map(np.array_equal, fast.contents(texts), (expected, starts))):
+        if fast is not None and not same:
             fast, reason = None, f"fastokens gives other ids in a sample of {name}"
-        if counter is not None and not np.array_equal(counter.lengths(texts), np.diff(starts)):
+        if counter is not None and not counted:
             counter, counter_reason = None, f"the counter gives other numbers in a sample of {name}"
         digest.update(expected.tobytes())
-        compared += len(texts)
+        compared += size
         tokens += len(expected)
     return {
         "library": "tokenizers" if fast is None else "fastokens",
