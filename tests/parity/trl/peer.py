@@ -86,28 +86,39 @@ AttentionInterface.register("varlen", varlen)
 
 
 class Steps(TrainerCallback):
-    """Waits before each step if gated; tells its loss, gradient norm, seconds, and TRL's metrics."""
+    """Waits before each step if gated; tells its loss, gradient norm, seconds, and TRL's metrics.
+
+    A step's seconds end where the next one would begin: what the loop does between two (its log, the next batch)
+    belongs to it, as with ours, and is not done while the other side has its turn.
+    """
 
     def __init__(self, gate: bool):
-        self.gate = gate
+        self.gate, self.done = gate, None
 
     def on_step_begin(self, args, state, control, **_):
+        self.tell()
         if self.gate and not sys.stdin.readline():
             os._exit(1)
         self.began = time.perf_counter(), time.process_time()
 
-    def on_step_end(self, args, state, control, **_):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
-
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in logs:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            line = {"wall": self.seconds[0], "cpu": self.seconds[1], "peak_mib": memory}
-            if torch.cuda.is_available():
-                line["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            say({**logs, **line})
+            self.done = logs
+
+    def on_train_end(self, args, state, control, **_):
+        self.tell()
+
+    def tell(self) -> None:
+        if self.done is None:
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        line = {"wall": time.perf_counter() - self.began[0], "cpu": time.process_time() - self.began[1]}
+        line["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if torch.cuda.is_available():
+            line["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        say({**self.done, **line})
+        self.done = None
 
 
 def values(model, trainer, method: str) -> list[list[float]]:
