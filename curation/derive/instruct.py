@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curation.classify.examples import metadata_value
 from curation.derive.config import Tasks
@@ -22,13 +23,14 @@ from curation.keys import key_of, keyed_hash
 from curation.read.record import SAMPLE
 from curation.read.shards import ShardWriter
 from curation.schema import DOCUMENT, QUARANTINE, document_id, messages_bytes, metadata_of
-from curation.shards import Picks, batches
-from curation.steps import Build, Context, StepOutput, step
+from curation.shards import BATCH_ROWS, Picks, batches
+from curation.steps import UNITS, Build, Context, StepOutput, step
 from curation.synthesis.select import choose_parents
 from curation.synthesis.station import appended, decides_on
 
 VERSION = 1
 BANK = 256  # examples of a task that exemplars are drawn from
+PARTS = "parts"  # a folder a source, until they are shards
 FIELDS = "example"  # of the metadata: the raw example's fields
 
 # What each task gave: the account of the mixture.
@@ -107,53 +109,47 @@ def instruct(
     literals |= {"seed": seed, "holdouts": {source: holdouts[source] for source in sorted(config.parents)}}
 
     def work(build: Build) -> None:
-        picks = choose_parents(config, pools, measured, ledgers, holdouts, seed)
-        _work(build, config, templates, picks)
+        _work(build, config, folder, choose_parents(config, pools, measured, ledgers, holdouts, seed))
 
     return step(ctx, f"ingest/{config.name}", VERSION, literals, inputs, work)
 
 
-def _work(build: Build, config: Tasks, templates: dict[str, Templates], picks: list[Picks]) -> None:
+def _work(build: Build, config: Tasks, folder: Path, picks: list[Picks]) -> None:
+    """A unit a source, in a process: templates are Python. What they made is joined in the sources' order."""
     remove(build.folder / "shards")  # of an interrupted run
-    key = key_of(0, f"tasks/{config.name}")
-    tasks = _survey(config, templates, picks, key)
-    build.context.progress.begin(build.name, sum(len(one.rows) for one in picks))
+    build.scratch(PARTS)
+    by_source: dict[str, list[Picks]] = {}
+    for chosen in picks:
+        by_source.setdefault(chosen.source, []).append(chosen)
+    units = {source: (config, folder, chosen) for source, chosen in by_source.items()}
+    found = build.map(_fill, units, "processes")
+    tasks: dict[str, dict[str, Any]] = {}
+    for one in (one for source in units for one in found[source]["tasks"]):
+        _require_one_task(config, tasks.setdefault(one["task"], one), one)
     totals: Counter[str] = Counter()
-    made: Counter[str] = Counter()
     with (
         ShardWriter(build.folder / "shards", config.name, DOCUMENT, config.shard_bytes) as shards,
         appended(build.folder / "quarantine.parquet", QUARANTINE) as quarantine,
     ):
-        for examples in _examples(config, picks):
-            for example, hashed in zip(examples, _hashes(examples, key), strict=True):
-                totals["examples"] += 1
-                pool = tasks[example.task]
-                for place, bound in pool.limits(config.each, config.cap).items():
-                    if hashed > bound:
-                        totals["over the cap"] += 1
-                        continue
-                    try:
-                        row, size = document(config, pool, example, place)
-                    except RenderError as error:
-                        quarantine([_trouble(config, example, str(error))])
-                        totals["quarantined"] += 1
-                        continue
-                    if row is None:
-                        totals["no template gives a target"] += 1
-                        continue
-                    shards.add(row, size)
-                    made[example.task] += 1
-                    totals["bytes_text"] += size
-            build.context.progress.advance(build.name, len(examples))
-    _account(build, config, tasks, made)
+        for source in units:
+            totals.update(found[source]["totals"])
+            for row in _rows(build.folder / PARTS / source / "documents.parquet"):
+                size = sum(len(turn["content"].encode()) for turn in row["messages"])
+                shards.add(row, size)
+                totals["bytes_text"] += size
+            quarantine(list(_rows(build.folder / PARTS / source / "quarantine.parquet")))
+    remove(build.folder / UNITS)  # first: a unit that it calls done must have its documents
+    remove(build.folder / PARTS)
+    _account(build, config, tasks)
+    made = sum(task["documents"] for task in tasks.values())
     skipped = {
         reason: totals[reason] for reason in ("no template gives a target", "over the cap") if totals[reason]
     }
-    read = sum(made.values()) + totals["quarantined"] + sum(skipped.values())
+    read = made + totals["quarantined"] + sum(skipped.values())
     build.counts = {
         "records_read": read,
         "documents_in": read,
-        "documents_out": sum(made.values()),
+        "documents_out": made,
         "quarantined": totals["quarantined"],
         "skipped": sum(skipped.values()),
         "skipped_by_reason": skipped,
@@ -169,21 +165,57 @@ def _work(build: Build, config: Tasks, templates: dict[str, Templates], picks: l
         build.alarm(f"none of {read} examples gave a document")
 
 
-def _survey(config: Tasks, templates: dict[str, Templates], picks: list[Picks], key: int) -> dict[str, Pool]:
-    """Every task with its examples' hashes and the first of them. One pass over the parents."""
+def _fill(folder: Path, source: str, config: Tasks, templates: Path, picks: list[Picks]) -> dict[str, Any]:
+    """The documents of a source's examples, `documents.parquet`, and those that could not be made; what its tasks
+    gave."""
+    task = next(task for task in config.tasks if task.source == source)
+    key = key_of(0, f"tasks/{config.name}")
+    tasks = _survey(config, task, Templates(templates / task.templates), picks, key)
+    totals: Counter[str] = Counter()
+    made: Counter[str] = Counter()
+    with (
+        appended(folder / PARTS / source / "documents.parquet", DOCUMENT) as documents,
+        appended(folder / PARTS / source / "quarantine.parquet", QUARANTINE) as quarantine,
+    ):
+        for examples in _examples(task, picks):
+            rows = []
+            for example, hashed in zip(examples, _hashes(examples, key), strict=True):
+                totals["examples"] += 1
+                pool = tasks[example.task]
+                for place, bound in pool.limits(config.each, config.cap).items():
+                    if hashed > bound:
+                        totals["over the cap"] += 1
+                        continue
+                    try:
+                        row = document(config, pool, example, place)
+                    except RenderError as error:
+                        quarantine([_trouble(config, example, str(error))])
+                        totals["quarantined"] += 1
+                        continue
+                    if row is None:
+                        totals["no template gives a target"] += 1
+                        continue
+                    rows.append(row)
+                    made[example.task] += 1
+            documents(rows)
+    return {"totals": totals, "tasks": [_given(config, pool, made[name]) for name, pool in sorted(tasks.items())]}
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def _survey(config: Tasks, task: Task, templates: Templates, picks: list[Picks], key: int) -> dict[str, Pool]:
+    """Every task of a source with its examples' hashes and the first of them. One pass over the parents."""
     tasks: dict[str, Pool] = {}
     found: dict[str, list[int]] = defaultdict(list)
-    for examples in _examples(config, picks):
+    for examples in _examples(task, picks):
         for example, hashed in zip(examples, _hashes(examples, key), strict=True):
-            pool = tasks.get(example.task)
-            if pool is None:
-                every = templates[example.source].all
-                pool = tasks[example.task] = Pool(example.task, example.cluster, example.source, every, [], [])
-            if (pool.source, pool.cluster) != (example.source, example.cluster):
-                raise ValueError(
-                    f"'{config.name}': task '{example.task}' is of {pool.source}, cluster {pool.cluster}, and of "
-                    f"{example.source}, cluster {example.cluster}; name the tasks apart"
-                )
+            new = Pool(example.task, example.cluster, example.source, templates.all, [], [])
+            pool = tasks.setdefault(example.task, new)
+            _require_one_task(config, vars(pool), vars(new))
             found[example.task].append(hashed)
             pool.bank.append(example)
             if len(pool.bank) > 2 * BANK:
@@ -191,6 +223,15 @@ def _survey(config: Tasks, templates: dict[str, Templates], picks: list[Picks], 
     for name, pool in tasks.items():
         pool.hashes, pool.bank = sorted(found[name]), _first(pool.bank, key)
     return tasks
+
+
+def _require_one_task(config: Tasks, one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Raises ValueError for tasks of one name from two sources or of two clusters."""
+    if (one["source"], one["cluster"]) != (other["source"], other["cluster"]):
+        raise ValueError(
+            f"'{config.name}': task '{one['task']}' is of {one['source']}, cluster {one['cluster']}, and of "
+            f"{other['source']}, cluster {other['cluster']}; name the tasks apart"
+        )
 
 
 def _first(bank: list[Example], key: int) -> list[Example]:
@@ -202,11 +243,9 @@ def _hashes(examples: list[Example], key: int) -> list[int]:
     return keyed_hash([example.id for example in examples], key).tolist()
 
 
-def _examples(config: Tasks, picks: list[Picks]) -> Iterator[list[Example]]:
-    """The parents as examples, some at a time, in the order of the pools."""
-    by_source = {task.source: task for task in config.tasks}
+def _examples(task: Task, picks: list[Picks]) -> Iterator[list[Example]]:
+    """The parents of a source as examples, some at a time, in the order of its pool."""
     for chosen in picks:
-        task = by_source[chosen.source]
         for _, table in batches(chosen.path, ["id", "text", "messages", "metadata"], chosen.rows):
             yield [_example(task, row) for row in table.to_pylist()]
 
@@ -232,8 +271,8 @@ def fields_of(row: dict[str, Any]) -> dict[str, Any]:
     return {"question": question, "answer": last["content"], "metadata": metadata}
 
 
-def document(config: Tasks, pool: Pool, example: Example, place: int) -> tuple[dict[str, Any] | None, int]:
-    """The DOCUMENT row of an example, and the bytes of its text; None where no template fits it.
+def document(config: Tasks, pool: Pool, example: Example, place: int) -> dict[str, Any] | None:
+    """The DOCUMENT row of an example; None where no template fits it.
 
     `place`: of its template; -1 for one that is drawn. Raises RenderError.
     """
@@ -261,15 +300,14 @@ def document(config: Tasks, pool: Pool, example: Example, place: int) -> tuple[d
             "options": asked[2],
             "exemplars": used,
         }
-        row = {
+        return {
             "id": document_id(config.name, messages_bytes(messages)),
             "source": config.name,
             "messages": messages,
             "origin": f"{example.source}#{example.id}",
             "metadata": json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
         }
-        return row, len(content.encode()) + len(asked[1].encode())
-    return None, 0
+    return None
 
 
 def _candidates(
@@ -317,26 +355,27 @@ def _exemplars(
     return parts, used
 
 
-def _account(build: Build, config: Tasks, tasks: dict[str, Pool], made: Counter[str]) -> None:
-    free = sum(count for name, count in made.items() if tasks[name].cluster not in config.held_out)
-    rows = []
-    for name, pool in sorted(tasks.items()):
-        held = pool.cluster in config.held_out
-        bounds = pool.limits(config.each, config.cap).values()
-        used = int(np.searchsorted(np.array(pool.hashes, np.uint64), np.uint64(max(bounds)), side="right"))
-        rows.append(
-            {
-                "task": name,
-                "cluster": pool.cluster,
-                "source": pool.source,
-                "held_out": held,
-                "examples": len(pool.hashes),
-                "used": used,
-                "templates": len(pool.templates),
-                "documents": made[name],
-                "share": 0.0 if held or not free else made[name] / free,
-            }
-        )
+def _given(config: Tasks, pool: Pool, documents: int) -> dict[str, Any]:
+    """A row of MIXTURE, but for the share."""
+    bounds = pool.limits(config.each, config.cap).values()
+    used = np.searchsorted(np.array(pool.hashes, np.uint64), np.uint64(max(bounds)), side="right")
+    return {
+        "task": pool.task,
+        "cluster": pool.cluster,
+        "source": pool.source,
+        "held_out": pool.cluster in config.held_out,
+        "examples": len(pool.hashes),
+        "used": int(used),
+        "templates": len(pool.templates),
+        "documents": documents,
+    }
+
+
+def _account(build: Build, config: Tasks, tasks: dict[str, dict[str, Any]]) -> None:
+    rows = [task for _, task in sorted(tasks.items())]
+    free = sum(task["documents"] for task in rows if not task["held_out"])
+    for task in rows:
+        task["share"] = 0.0 if task["held_out"] or not free else task["documents"] / free
     build.write_table("mixture.parquet", pa.Table.from_pylist(rows, schema=MIXTURE))
 
 
