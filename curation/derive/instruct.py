@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,9 @@ def _work(build: Build, config: Tasks, folder: Path, picks: list[Picks]) -> None
     units = {source: (config, folder, chosen) for source, chosen in by_source.items()}
     found = build.map(_fill, units, "processes")
     tasks: dict[str, dict[str, Any]] = {}
-    for one in (one for source in units for one in found[source]["tasks"]):
-        _require_one_task(config, tasks.setdefault(one["task"], one), one)
+    for source in units:
+        for one in found[source]["tasks"]:
+            _require_one_task(config, tasks.setdefault(one["task"], one), one)
     totals: Counter[str] = Counter()
     with (
         ShardWriter(build.folder / "shards", config.name, DOCUMENT, config.shard_bytes) as shards,
@@ -133,11 +135,12 @@ def _work(build: Build, config: Tasks, folder: Path, picks: list[Picks]) -> None
     ):
         for source in units:
             totals.update(found[source]["totals"])
-            for row in _rows(build.folder / PARTS / source / "documents.parquet"):
+            for row in chain.from_iterable(_rows(build.folder / PARTS / source / "documents.parquet")):
                 size = sum(len(turn["content"].encode()) for turn in row["messages"])
                 shards.add(row, size)
                 totals["bytes_text"] += size
-            quarantine(list(_rows(build.folder / PARTS / source / "quarantine.parquet")))
+            for rows in _rows(build.folder / PARTS / source / "quarantine.parquet"):
+                quarantine(rows)
     remove(build.folder / UNITS)  # first: a unit that it calls done must have its documents
     remove(build.folder / PARTS)
     _account(build, config, tasks)
@@ -201,10 +204,10 @@ def _fill(folder: Path, source: str, config: Tasks, templates: Path, picks: list
     return {"totals": totals, "tasks": [_given(config, pool, made[name]) for name, pool in sorted(tasks.items())]}
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[list[dict[str, Any]]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+            yield batch.to_pylist()
 
 
 def _survey(config: Tasks, task: Task, templates: Templates, picks: list[Picks], key: int) -> dict[str, Pool]:
@@ -213,9 +216,11 @@ def _survey(config: Tasks, task: Task, templates: Templates, picks: list[Picks],
     found: dict[str, list[int]] = defaultdict(list)
     for examples in _examples(task, picks):
         for example, hashed in zip(examples, _hashes(examples, key), strict=True):
-            new = Pool(example.task, example.cluster, example.source, templates.all, [], [])
-            pool = tasks.setdefault(example.task, new)
-            _require_one_task(config, vars(pool), vars(new))
+            pool = tasks.get(example.task)
+            if pool is None:
+                pool = Pool(example.task, example.cluster, example.source, templates.all, [], [])
+                tasks[example.task] = pool
+            _require_one_task(config, vars(pool), vars(example))
             found[example.task].append(hashed)
             pool.bank.append(example)
             if len(pool.bank) > 2 * BANK:

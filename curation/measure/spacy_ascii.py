@@ -119,69 +119,61 @@ def ascii_chunks(data, at, begin, end, tables, tokens, chunk, counts, written, f
                     length >= 3 and data[start + length - 3] < LOWERCASE_A
                 )
             word, second = load64(data, start), load64(data, start + 8)
-            if (plain or marked) and length <= SHORT - marked:
-                size = length - marked
+            short = (plain or marked) and length <= SHORT - marked
+            size, hashed = length - marked, _0
+            if short:
                 hashed = hash_short(word, second, size)
-                if not (
-                    special_case(hashed, strings) >= 0
-                    or (marked and special_case(hash_short(word, second, length), strings) >= 0)
-                ):
-                    store64(text, written, word)
-                    store64(text, written + 8, second)
-                    stop_words |= stop_word(hashed, strings)
-                    tokens.ends[number], tokens.chars[number] = written + size, chars + size
-                    tokens.hashes[number] = hashed
-                    tokens.kinds[number] = kinds | WORD | WITH_LETTER
+                short = special_case(hashed, strings) < 0 and not (
+                    marked and special_case(hash_short(word, second, length), strings) >= 0
+                )
+            if short:
+                store64(text, written, word)
+                store64(text, written + 8, second)
+                stop_words |= stop_word(hashed, strings)
+                tokens.ends[number], tokens.chars[number] = written + size, chars + size
+                tokens.hashes[number] = hashed
+                tokens.kinds[number] = kinds | WORD | WITH_LETTER
+                number += 1
+                if marked:
+                    tokens.ends[number], tokens.chars[number] = written + length, chars + length
+                    tokens.hashes[number] = hash_short(np.uint64(mark), _0, 1)
+                    closing = mark in (FULL_STOP, EXCLAMATION, QUESTION)
+                    tokens.kinds[number] = ALL_PUNCTUATION | (ENDS_SENTENCE if closing else 0)
                     number += 1
-                    written += length
-                    chars += length
-                    if marked:
-                        tokens.ends[number], tokens.chars[number] = written, chars
-                        tokens.hashes[number] = hash_short(np.uint64(mark), _0, 1)
-                        closing = mark in (FULL_STOP, EXCLAMATION, QUESTION)
-                        tokens.kinds[number] = ALL_PUNCTUATION | (ENDS_SENTENCE if closing else 0)
-                        number += 1
-                    chunks += 1
-                    first = start - begin if first < 0 else first
-                    last = start + length - begin
-                    gap = False
-                    offset += length
-                    if lone >> np.uint64(offset) & _1:
-                        offset += 1
-                    continue
-            if beyond >> np.uint64(offset) & inner:
+            elif beyond >> np.uint64(offset) & inner:
                 blocked = True
                 break
-            move64(data, start, text, written)
-            masks = chunk_masks(data, start, inner)
-            ends = split_ascii(data, start, length, masks, tables, chunk)
-            counts[HASHES] += ones(number_sign_mask(data, start) & inner)
-            dots = masks.stops & masks.stops >> _1 & masks.stops >> _2
-            while dots:
-                counts[ELLIPSES] += 1
-                dots &= ~(np.uint64(7) << np.uint64(trailing_zeros(dots)))
-            low, before = 0, _0
-            while ends:
-                high = trailing_zeros(ends)
-                ends &= ends - _1
-                begins, size, token = start + low, high - low, between(low, high)
-                if size <= SHORT:
-                    hashed = hash_short(load64(data, begins), load64(data, begins + 8), size)
-                else:
-                    hashed = hash_bytes(data, begins, begins + size)
-                stop_words |= stop_word(hashed, strings)
-                if low and begins_phrase(before, hashed, strings):
-                    tokens.pairs[counts[PAIRS]] = number - 1
-                    counts[PAIRS] += 1
-                before = hashed
-                kinds |= WORD if (masks.letters | masks.digits) & token else 0
-                kinds |= WITH_LETTER if masks.letters & token else 0
-                kinds |= 0 if token & ~masks.punctuation else ALL_PUNCTUATION
-                kinds |= ENDS_SENTENCE if size == 1 and masks.ends & token else 0
-                tokens.ends[number], tokens.chars[number] = written + high, chars + high
-                tokens.hashes[number], tokens.kinds[number] = hashed, kinds
-                number += 1
-                low, kinds = high, 0
+            else:
+                move64(data, start, text, written)
+                masks = chunk_masks(data, start, inner)
+                ends = split_ascii(data, start, length, masks, tables, chunk)
+                counts[HASHES] += ones(number_sign_mask(data, start) & inner)
+                dots = masks.stops & masks.stops >> _1 & masks.stops >> _2
+                while dots:
+                    counts[ELLIPSES] += 1
+                    dots &= ~(np.uint64(7) << np.uint64(trailing_zeros(dots)))
+                low, before = 0, _0
+                while ends:
+                    high = trailing_zeros(ends)
+                    ends &= ends - _1
+                    begins, size, token = start + low, high - low, between(low, high)
+                    if size <= SHORT:
+                        hashed = hash_short(load64(data, begins), load64(data, begins + 8), size)
+                    else:
+                        hashed = hash_bytes(data, begins, begins + size)
+                    stop_words |= stop_word(hashed, strings)
+                    if low and begins_phrase(before, hashed, strings):
+                        tokens.pairs[counts[PAIRS]] = number - 1
+                        counts[PAIRS] += 1
+                    before = hashed
+                    kinds |= WORD if (masks.letters | masks.digits) & token else 0
+                    kinds |= WITH_LETTER if masks.letters & token else 0
+                    kinds |= 0 if token & ~masks.punctuation else ALL_PUNCTUATION
+                    kinds |= ENDS_SENTENCE if size == 1 and masks.ends & token else 0
+                    tokens.ends[number], tokens.chars[number] = written + high, chars + high
+                    tokens.hashes[number], tokens.kinds[number] = hashed, kinds
+                    number += 1
+                    low, kinds = high, 0
             written += length
             chars += length
             chunks += 1

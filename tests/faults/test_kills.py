@@ -40,7 +40,8 @@ def kill_at(steps: int, moment: float, pipeline: Path, workspace: Path, *more: s
     process = subprocess.Popen(
         command(pipeline, workspace, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while process.poll() is None and steps_done(workspace) < steps:
+    deadline = time.monotonic() + 300
+    while process.poll() is None and steps_done(workspace) < steps and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(moment)
     process.kill()
