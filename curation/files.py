@@ -21,22 +21,25 @@ NEARLY_FULL = 1 << 20  # bytes
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success it is fsynced and renamed to `path`, else removed.
 
-    The sibling may be made as a file or as a folder. A reader never sees a half-written `path`.
+    The sibling may be made as a file or as a folder. A reader never sees a half-written `path`, unless it was not
+    `synced` and the machine failed, where a kill of the process is none: then it may be empty, cut or gone.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     try:
         yield temporary
-        if temporary.is_dir():
-            for file in sorted(temporary.rglob("*")):
-                sync(file)
-        sync(temporary)
+        if synced:
+            if temporary.is_dir():
+                for file in sorted(temporary.rglob("*")):
+                    sync(file)
+            sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        if synced:
+            sync(path.parent)
     except OSError as error:
         if error.errno is not None:
             raise
@@ -67,15 +70,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    with atomic(path) as temporary:
+def write_bytes(path: Path, data: bytes, synced: bool = True) -> None:
+    with atomic(path, synced) as temporary:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, synced: bool = True) -> None:
     """Write JSON with sorted keys. A lone surrogate, of a file name that is no UTF-8, is read back as it was."""
     text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    write_bytes(path, text.encode("utf-8", "surrogatepass"))
+    write_bytes(path, text.encode("utf-8", "surrogatepass"), synced)
 
 
 def read_json(path: Path) -> Any:

@@ -178,7 +178,7 @@ class Build:
         journal = self.folder / UNITS
         journal.mkdir(parents=True, exist_ok=True)
         done = {key: journal / f"{key}.json" for key in units}
-        results = {key: read_json(path) for key, path in done.items() if path.exists()}
+        results = _entered(done)
         todo = [key for key in units if key not in results]
         self.context.progress.begin(self.name, len(units))
         self.context.progress.advance(self.name, len(results))
@@ -192,11 +192,20 @@ class Build:
 def run_unit(function: Callable[..., Any], folder: Path, key: str, *arguments: Any) -> Any:
     """On a worker: do a unit and enter its result in the step's journal, unless it is there."""
     done = folder / UNITS / f"{key}.json"
-    if done.exists():
-        return read_json(done)
+    if known := _entered({key: done}):
+        return known[key]
     result = function(folder, key, *arguments)
-    write_json(done, result)
+    write_json(done, result, synced=False)  # its files are; if power fails, it is done again
     return result
+
+
+def _entered(journal: dict[str, Path]) -> dict[str, Any]:
+    """The results of the units that are in the journal, by key; one that cannot be read is not in it."""
+    results = {}
+    for key, path in journal.items():
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            results[key] = read_json(path)
+    return results
 
 
 def step(

@@ -74,7 +74,11 @@ class Run:
 
 
 class Recorder:
-    """Keeps `run.json` true while a run goes on: it is rewritten after each station."""
+    """Keeps `run.json` true while a run goes on: it is rewritten after each step.
+
+    Synced at the start and at the end. In between nobody waits for the disk: if power fails, the record may be of
+    an earlier step, or not be there.
+    """
 
     def __init__(self, workspace: Path, pipeline: str, config: dict[str, Any], command: str):
         self.workspace = workspace
@@ -109,7 +113,7 @@ class Recorder:
         with self._lock:
             if all(known["name"] != output.name for known in self.data["steps"]):
                 self.data["steps"].append(entry)
-                self.save()
+                self.save(synced=False)
 
     def finish(self, status: str, error: str | None = None) -> Run:
         """`status` is completed, failed or interrupted."""
@@ -119,9 +123,9 @@ class Recorder:
             self.save()
         return Run(self.folder, self.data)
 
-    def save(self) -> None:
+    def save(self, synced: bool = True) -> None:
         path = self.folder / RECORD
-        write_json(path, self.data)
+        write_json(path, self.data, synced)
         store = remote.of(path)
         if store is not None and (self.data["finished"] or time.monotonic() - self._told > TOLD_EVERY):
             store.send(path)

@@ -89,3 +89,19 @@ def test_a_journal_left_by_a_kill_does_not_stand_for_files_that_are_gone(context
     again = run(context)
     assert again.content == whole.content
     assert sorted(again.record["files"]) == ["a.bin", "b.bin"]
+
+
+@pytest.mark.parametrize("left", [b"", b'{"bytes"'])
+def test_a_unit_whose_entry_a_failing_machine_has_cut_is_done_again(context, monkeypatch, left):
+    kill_at_the_removal_of(UNITS, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(context)
+    monkeypatch.undo()
+    folder = next(path for path in (context.workspace / "steps/x/y").iterdir() if path.is_dir())
+    (folder / steps.RECORD).unlink()
+    (folder / UNITS / "a.json").write_bytes(left)
+    (folder / "a.bin").unlink()
+    (folder / "b.bin").unlink()  # of a unit that is in the journal: not looked at
+    made = run(context)
+    assert (made.folder / "a.bin").read_bytes() == b"a"
+    assert not (made.folder / "b.bin").exists()
