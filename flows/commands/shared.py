@@ -96,13 +96,16 @@ WORKSPACE = Path("workspace")
 def was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C or SIGTERM is what an error comes of: on the way out another may take its place.
 
-    Prefect has an exception of its own for SIGTERM, typer makes an exit of Ctrl-C.
+    Prefect has an exception of its own for SIGTERM, typer makes an exit of Ctrl-C, and pydantic, where it writes
+    JSON, an error that only says so.
     """
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "TerminationSignal":
             return True
         if isinstance(error, SystemExit) and error.code == Exit.INTERRUPTED:
+            return True
+        if type(error).__name__ == "PydanticSerializationError" and "KeyboardInterrupt" in str(error):
             return True
         seen.append(error)
         error = error.__cause__ or error.__context__

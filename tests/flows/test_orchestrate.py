@@ -12,6 +12,7 @@ import time
 import httpx
 import psutil
 import pytest
+from pydantic import BaseModel, field_serializer
 
 from curation.files import read_json
 from flows import server
@@ -126,3 +127,14 @@ def test_an_error_on_the_way_out_of_an_interrupt_is_an_interrupt():
         assert was_interrupted(first)
         assert was_interrupted(led_to(led_to(first, OSError(9, "Bad file descriptor")), RuntimeError()))
     assert not was_interrupted(led_to(SystemExit(1), OSError(9, "Bad file descriptor")))
+
+    class Settings(BaseModel):
+        field: int = 1
+
+        @field_serializer("field")
+        def interrupted(self, value: int) -> int:
+            raise KeyboardInterrupt
+
+    with pytest.raises(ValueError, match="KeyboardInterrupt") as raised:
+        Settings().model_dump_json()
+    assert was_interrupted(raised.value)
