@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, Literal
 
@@ -120,9 +121,16 @@ class LocalExecutor(Executor):
         if engine not in ENGINES:
             raise ValueError(f"engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
         self.workers = max(1, workers or os.cpu_count() or 1) if engine == "local" else 1
+        self._preload: tuple[str, ...] = ()
         self._slots = threading.BoundedSemaphore(self.workers)
         self._lock = threading.Lock()
         self._processes: ProcessPoolExecutor | None = None
+
+    def start(self, *modules: str) -> None:
+        """Start the worker processes; they load `modules` beside the caller, who may have imports of its own."""
+        if self.workers > 1:
+            self._preload = modules
+            self._pool()
 
     def map(
         self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
@@ -169,8 +177,15 @@ class LocalExecutor(Executor):
                     self.workers,
                     mp_context=get_context("spawn"),
                     initializer=_start_worker,
-                    initargs=(os.getpid(),),
+                    initargs=(os.getpid(), self._preload),
                 )
+                # A call starts one. They inherit that Ctrl-C is blocked, and leave it to this process.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+                try:
+                    for _ in range(self.workers):
+                        self._processes.submit(os.getpid)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return self._processes
 
     def _discard(self, pool: ProcessPoolExecutor) -> None:
@@ -195,10 +210,11 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_worker(parent: int, modules: tuple[str, ...]) -> None:
+    """Do not outlive the parent, however it ends; load what the first units need."""
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    for module in modules:
+        import_module(module)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curation.executor import Executor
 from curation.mix.manifest import ManifestError
 from curation.steps import Context, Progress, StepMissingError, StepOutput, require_sound
 from flows.engines import open_executor
@@ -83,15 +84,19 @@ def execute(
     progress: Progress | None = None,
     stage: Stage = direct,
     trains: Callable[[Line], bool] = lambda line: True,
+    executor: Executor | None = None,
 ) -> Run:
     """Run the pipeline's jobs up to `options.until` and write the report; every finished step stays.
 
-    `trains` is asked once the mixes are there whether models are to be trained.
+    `trains` is asked once the mixes are there whether models are to be trained. `executor`: that of the options,
+    opened before; it is closed.
     Raises what the stations raise; the run is then recorded as failed, or as interrupted by a signal.
     """
     progress = progress or Progress()
     workspace = options.workspace.resolve()
-    with open_executor(options.engine, options.workers, options.address, workspace) as executor:
+    if executor is None:
+        executor = open_executor(options.engine, options.workers, options.address, workspace)
+    with executor:
         context = Context(workspace, executor, options.strict, progress=progress)
         line = open_line(options, context, stage)
         recorder = Recorder(context.workspace, line.pipeline.name, config_of(line), f"until {options.until}")

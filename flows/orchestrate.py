@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curation import remote
+from curation.executor import Executor
 from curation.steps import Progress
 from flows.execute import Options, execute
 from flows.line import JOBS, Stage
@@ -32,6 +33,7 @@ class _Session:
 
     progress: Progress
     shown: Callable[[Stage], Stage]
+    executor: Executor | None
     tasks: list[str] = field(default_factory=list)  # a stage appends its own, maybe beside another
     flow_run: str | None = None
 
@@ -44,15 +46,17 @@ def run_flow(
     progress: Progress,
     shown: Callable[[Stage], Stage] = lambda stage: stage,
     prepared: Prepared | None = None,
+    executor: Executor | None = None,
 ) -> Run:
     """Run the flow of `options.until` on the server of PREFECT_API_URL, or on one owned for the run.
 
-    `shown` wraps the way a stage is run, so that a watcher hears of stages. `prepared`: a process for the server.
+    `shown` wraps the way a stage is run, so that a watcher hears of stages. `prepared`: a process for the server;
+    `executor`: that of the options, opened before.
     """
     with server(options.workspace, prepared=prepared):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        session = _Session(progress, shown)
+        session = _Session(progress, shown, executor)
         token = _session.set(session)
         patience = DRAIN_TIMEOUT
         try:
@@ -139,7 +143,7 @@ def flows() -> dict[str, Callable[..., str]]:
                 show(run)
                 return run.name
             session.flow_run = flow_run.get_id()
-            run = execute(options, session.progress, session.shown(as_task))
+            run = execute(options, session.progress, session.shown(as_task), executor=session.executor)
             show(run)
             return run.name
 

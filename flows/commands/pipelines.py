@@ -46,7 +46,10 @@ def run(
     Example: mixwright run manifests/demo/pipeline.yaml --workers 2
     """
     signal.signal(signal.SIGTERM, terminate)
-    with _preparing_server(workspace, not dry_run and not no_orchestrator) as prepared:
+    with (
+        _preparing_server(workspace, not dry_run and not no_orchestrator) as prepared,
+        _preparing_workers(workspace, engine, workers, not dry_run) as executor,
+    ):
         from flows.execute import Options, finished_run, missing_step
         from flows.line import JOBS
 
@@ -61,7 +64,7 @@ def run(
             out.print(f"latest run: {latest.name}; report: {escape(latest.folder / 'report.html')}")
             tell_address(workspace)
         else:
-            _run_and_summarise(options, no_orchestrator, prepared)
+            _run_and_summarise(options, no_orchestrator, prepared, executor)
 
 
 def _preparing_server(workspace: Path, wanted: bool) -> contextlib.AbstractContextManager[Any]:
@@ -73,6 +76,19 @@ def _preparing_server(workspace: Path, wanted: bool) -> contextlib.AbstractConte
     return preparing(home_of(workspace))
 
 
+def _preparing_workers(
+    workspace: Path, engine: str, workers: int | None, wanted: bool
+) -> contextlib.AbstractContextManager[Any]:
+    """Processes that load what ingest needs while this one loads the line, in a workspace where all is to do."""
+    if not wanted or engine != "local" or (workspace / "steps").exists():
+        return contextlib.nullcontext()
+    from curation.executor import LocalExecutor
+
+    executor = LocalExecutor(workers)
+    executor.start("curation.ingest")
+    return executor
+
+
 def _tell_dry_run(missing: Exception | None) -> None:
     if missing is None:
         out.print("nothing to do: every step is there")
@@ -80,7 +96,7 @@ def _tell_dry_run(missing: Exception | None) -> None:
         out.print(f"next: {escape(missing)}; the steps after it follow from its result")
 
 
-def _run_and_summarise(options: Any, no_orchestrator: bool, prepared: Any) -> None:
+def _run_and_summarise(options: Any, no_orchestrator: bool, prepared: Any, executor: Any) -> None:
     from flows.execute import execute
     from flows.line import direct
     from flows.summary import print_summary
@@ -88,11 +104,11 @@ def _run_and_summarise(options: Any, no_orchestrator: bool, prepared: Any) -> No
 
     with Terminal(out) as terminal:
         if no_orchestrator:
-            finished = execute(options, terminal, terminal.stage(direct))
+            finished = execute(options, terminal, terminal.stage(direct), executor=executor)
         else:
             from flows.orchestrate import run_flow
 
-            finished = run_flow(options, terminal, terminal.stage, prepared)
+            finished = run_flow(options, terminal, terminal.stage, prepared, executor)
     print_summary(finished, out)
     out.print(f"\nreport: {escape(finished.folder / 'report.html')}")
     tell_address(options.workspace)

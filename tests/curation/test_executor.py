@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from contextvars import ContextVar
@@ -37,6 +38,19 @@ def test_every_unit_once(kind, workers):
     with LocalExecutor(workers) as executor:
         results = list(executor.map(square, [(x,) for x in range(30)], kind))
     assert sorted(results) == [(x, x * x) for x in range(30)]
+
+
+def is_loaded(module):
+    return module in sys.modules, signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_workers_that_are_started_early_load_what_they_are_told_and_leave_interrupts_to_their_parent():
+    with LocalExecutor(2) as executor:
+        executor.start("colorsys")
+        units = [("colorsys",), ("wave",)] * 8
+        early = [loaded for _, loaded in sorted(executor.map(is_loaded, units, "processes"))]
+    assert early == [(True, True), (False, True)] * 8
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_dead_worker_costs_only_its_units(tmp_path):
