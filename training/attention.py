@@ -126,8 +126,12 @@ def packed_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    # split, not slicing: the backward pass of a split is one concatenation for all documents.
-    queries, keys, values = (tensor.split(document_lengths, dim=2) for tensor in (query, key, value))
+    # split, not slicing: the backward pass of a split is one concatenation for all documents. By tokens first, as
+    # they lie in memory on both sides of attention.
+    queries, keys, values = (
+        [piece.transpose(1, 2) for piece in tensor.transpose(1, 2).split(document_lengths, dim=1)]
+        for tensor in (query, key, value)
+    )
     results = []
     for place, prefix in enumerate(prefixes):
         lender, own = place - len(prefixes) // 2, (keys[place], values[place])
@@ -145,7 +149,7 @@ def packed_attention(
                 dropout_p=dropout,
             )
         )
-    return torch.cat(results, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat([result.transpose(1, 2) for result in results], dim=1), None
 
 
 def _by_kernel(

@@ -78,15 +78,19 @@ class _CrossEntropy(torch.autograd.Function):
             total += (chunk_nll + z_loss * log_partition.square()).sum()
             if wanted:
                 _add_gradients(hidden_grad, weight_grad, rows, slopes, *factors)
-        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.gradients = hidden_grad, weight_grad
         ctx.mark_non_differentiable(nll)
         return total, nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient, _):
-        # In place: the matrix is large. A second backward pass is refused by autograd.
-        return *(one if one is None else one.mul_(gradient) for one in ctx.saved_tensors), None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of a cross-entropy are there for one backward pass")
+        gradients, ctx.gradients = ctx.gradients, None  # not kept, so that they become the parameters' own
+        if gradient.is_cuda or gradient != 1:  # in place: the matrix is large
+            gradients = tuple(one if one is None else one.mul_(gradient) for one in gradients)
+        return *gradients, None, None, None
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -122,11 +126,11 @@ class _TokenLogps(torch.autograd.Function):
 def _gradients(
     ctx: FunctionCtx, hidden: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Memory for both gradients, the weight's of zeros; None for one that nobody wants, as of a frozen matrix."""
+    """Memory for both gradients, which the chunks fill; None for one that nobody wants, as of a frozen matrix."""
     hidden_wanted, weight_wanted = ctx.needs_input_grad[:2]
     return (
         torch.empty_like(hidden) if hidden_wanted else None,
-        torch.zeros_like(weight) if weight_wanted else None,
+        (torch.empty_like if len(hidden) else torch.zeros_like)(weight) if weight_wanted else None,
     )
 
 
@@ -223,12 +227,15 @@ def _add_gradients(
     hidden: torch.Tensor,
     weight: torch.Tensor,
 ) -> None:
-    """A chunk's part of both gradients, which may be of a wider type than the factors."""
+    """A chunk's part of both gradients, which may be of a wider type than the factors. The first row's chunk comes
+    first: what the weight's gradient held before is forgotten."""
     if hidden_grad is not None:
         _multiply(slopes, weight, hidden_grad[rows])
     if weight_grad is None:
         return
-    if slopes.dtype == weight_grad.dtype:
+    if rows.start == 0:
+        _multiply(slopes.T, hidden[rows], weight_grad)
+    elif slopes.dtype == weight_grad.dtype:
         weight_grad.addmm_(slopes.T, hidden[rows])
     else:
         torch.addmm(weight_grad, slopes.T, hidden[rows], out_dtype=weight_grad.dtype, out=weight_grad)

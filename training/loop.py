@@ -27,6 +27,7 @@ from training.plan import Plan
 from training.ranks import Ranks
 from training.sharding import Pass, share_out
 from training.size import sharing_threads
+from training.tied import join_gradients
 from training.token_bytes import token_bytes
 from training.trace import Trace, count_tokens
 
@@ -128,6 +129,8 @@ def fit(
     passes = Pass(model, method)
     if config.sharding != "none":
         share_out(passes)
+    else:
+        join_gradients(model)
     sizes = token_bytes(tokenizer) if config.method == "causal" else None
     optimiser = make_optimiser(model, config)
     found = latest(progress)

@@ -32,6 +32,7 @@ from training.batch import Batch, without_unread
 from training.config import ModelConfig, TrainConfig
 from training.head import Products
 from training.last_layer import only_at
+from training.norm import fuse_norms
 from training.positions import extend_positions
 from training.size import rows, width
 
@@ -112,7 +113,7 @@ def new_causal(shape: ModelConfig, vocabulary: int, specials: Specials) -> PreTr
         ) from error
     model.generation_config.eos_token_id = [specials.end_of_text, specials.end_of_turn]
     model.generation_config.pad_token_id = specials.pad
-    return model
+    return fuse_norms(model)
 
 
 def _shaped(shape: ModelConfig, common: dict[str, Any]) -> PreTrainedConfig:
@@ -159,7 +160,7 @@ def load_causal(folder: Path, attention: str = PACKED, settings: TrainConfig | N
     if settings is not None:
         extend_positions(config, settings)
     with _quiet():
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             attn_implementation=attention,
@@ -167,14 +168,16 @@ def load_causal(folder: Path, attention: str = PACKED, settings: TrainConfig | N
             local_files_only=True,
             use_safetensors=True,
         )
+    return fuse_norms(model)
 
 
 def load_reward(folder: Path, attention: str = PACKED) -> PreTrainedModel:
     """The reward model of a checkpoint folder, in float32."""
     with _quiet():
-        return AutoModelForSequenceClassification.from_pretrained(
+        model = AutoModelForSequenceClassification.from_pretrained(
             folder, attn_implementation=attention, dtype=torch.float32, local_files_only=True
         )
+    return fuse_norms(model)
 
 
 def reward_from_causal(folder: Path, pad: int) -> PreTrainedModel:
@@ -189,7 +192,7 @@ def reward_from_causal(folder: Path, pad: int) -> PreTrainedModel:
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
     model.base_model.load_state_dict(parent.base_model.state_dict())
     torch.nn.init.normal_(model.score.weight, std=(config.hidden_size + 1) ** -0.5)
-    return model
+    return fuse_norms(model)
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:

@@ -16,7 +16,8 @@ from training.config import ModelConfig, TrainConfig
 VOCABULARY_MULTIPLE = 128  # rows of the embedding beyond the tokenizer's are never a target
 FLOAT = 4  # bytes
 OF_PARAMETER = 4 * FLOAT  # weight, gradient, two moments
-# Numbers of the hidden size that a layer keeps for its backward pass, a token: counted, see the test.
+# Numbers of the hidden size that a layer keeps for its backward pass, a token: counted, see the test. As on a GPU;
+# on a CPU norms keep less (see `training.norm`).
 KEPT = {"llama": 11, "olmo3": 16}
 SHARED = 1 << 27  # trained parameters up to which threads share micro-batches: 512 MiB of gradients each
 KEPT_BY_FEED_FORWARD = 4  # likewise of the feed-forward block's width

@@ -12,10 +12,10 @@ from curation.files import file_hash, read_json
 from curation.steps import Build, Context, StepOutput, step
 from training.config import WITHOUT_EFFECT, EvaluateConfig, TrainConfig, with_model_file
 
-TRAIN_VERSION = 6
+TRAIN_VERSION = 7
 GIVEN_VERSION = 1
-EVALUATE_VERSION = 4
-REFERENCE_VERSION = 5
+EVALUATE_VERSION = 5
+REFERENCE_VERSION = 6
 
 
 def train(
