@@ -32,7 +32,8 @@ def fuse_norms(model: PreTrainedModel) -> PreTrainedModel:
 def _fused(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         tensors = (hidden_states, self.weight)
-        if torch.compiler.is_compiling() or any(one.is_cuda or one.dtype != torch.float32 for one in tensors):
+        ours = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in tensors)
+        if not ours or torch.compiler.is_compiling():
             return kind.forward(self, hidden_states)
         return RMSNorm.apply(*tensors, self.variance_epsilon)
 
