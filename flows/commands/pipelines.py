@@ -89,6 +89,15 @@ def _preparing_workers(
     return executor
 
 
+def _preparing_kernels(executor: Any) -> contextlib.AbstractContextManager[Any]:
+    """While worker processes ingest, this one, which waits for them, loads the kernels of the stations to come."""
+    if executor is None or executor.workers == 1:
+        return contextlib.nullcontext()
+    from curation.preload import loading_kernels
+
+    return loading_kernels()
+
+
 def _tell_dry_run(missing: Exception | None) -> None:
     if missing is None:
         out.print("nothing to do: every step is there")
@@ -102,7 +111,7 @@ def _run_and_summarise(options: Any, no_orchestrator: bool, prepared: Any, execu
     from flows.summary import print_summary
     from flows.terminal import Terminal
 
-    with Terminal(out) as terminal:
+    with Terminal(out) as terminal, _preparing_kernels(executor):
         if no_orchestrator:
             finished = execute(options, terminal, terminal.stage(direct), executor=executor)
         else:
