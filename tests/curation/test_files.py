@@ -1,0 +1,42 @@
+"""Files are complete or absent, after a power cut too."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from curation.files import atomic, write_bytes
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name_and_the_name_follows(tmp_path, monkeypatch):
+    told, replace = [], os.replace
+
+    def watched(old, new):
+        told.append(("renamed", os.stat(old).st_ino))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: told.append(("synced", os.fstat(handle).st_ino)))
+    monkeypatch.setattr(os, "replace", watched)
+    write_bytes(tmp_path / "a", b"data")
+    made, place = os.stat(tmp_path / "a").st_ino, os.stat(tmp_path).st_ino
+    assert told == [("synced", made), ("renamed", made), ("synced", place)]
+    told.clear()
+    with atomic(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "b").write_bytes(b"data")
+    inside, made = os.stat(tmp_path / "folder" / "b").st_ino, os.stat(tmp_path / "folder").st_ino
+    assert told == [("synced", inside), ("synced", made), ("renamed", made), ("synced", place)]
+
+
+def test_what_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    write_bytes(tmp_path / "a", b"before")
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        write_bytes(tmp_path / "a", b"after")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"before"
