@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist worksteal
 
 # Real Dask and Ray clusters, served schedules, storms of kills: for a machine with nothing else to do.
 test-clusters: setup

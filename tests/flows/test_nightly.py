@@ -38,9 +38,9 @@ def nights(tmp_path_factory):
     runs, seconds = [], []
 
     def night(chosen: Options = options) -> None:
-        started = time.monotonic()
+        started = time.process_time()  # of this machine others may take the half
         runs.append(run_night(chosen))
-        seconds.append(time.monotonic() - started)
+        seconds.append(time.process_time() - started)
 
     night()
     night()
