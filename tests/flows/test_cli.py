@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -10,13 +12,25 @@ from pathlib import Path
 import pytest
 
 from flows import doctor
+from flows.cli import main
 from flows.execute import Options
 from tests.mini import write_pipeline
 
 
 def mixwright(*arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    """`run`, which has signals, workers and a server, in a process of its own; what only reads in this one, where
+    all is loaded."""
+    words = [*map(str, arguments)]
+    if words[0] == "run":
+        command = [sys.executable, "-m", "flows.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["mixwright", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    told = [stream.flush() or stream.buffer.getvalue().decode() for stream in (out, err)]
+    return subprocess.CompletedProcess(words, end.value.code or 0, *told)
 
 
 def test_help_imports_nothing_heavy():
