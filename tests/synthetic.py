@@ -109,7 +109,7 @@ class Server:
         try:
             told = self.behave(prompt, attempt)
             if told == "stall":
-                time.sleep(0.6)
+                time.sleep(5)  # in a thread that nobody waits for
                 told = (200, b"too late")
             status, data = told or (200, self._completion(body, prompt))
             handler.send_response(status)

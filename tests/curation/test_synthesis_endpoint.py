@@ -31,7 +31,7 @@ def inputs(context, make_pool):
 
 
 def config_of(server: Server, path: str = "/v1/chat/completions", **changes) -> Synthesis:
-    generator = {"kind": "endpoint", "url": server.address + path, "model": "m", "timeout": 0.25, "backoff": 0.001}
+    generator = {"kind": "endpoint", "url": server.address + path, "model": "m", "timeout": 60, "backoff": 0.001}
     generator |= {"retries": 2, "concurrency": 4} | changes.pop("generator", {})
     base = {"name": "made", "from": ["web"], "template": "{{ text }}", "generator": generator}
     return Synthesis(**{**base, "sampling": {"temperature": 0.7}, **changes})
@@ -81,7 +81,7 @@ def broken(prompt: str, attempt: int):
 
 def test_what_passes_is_tried_again_and_what_lasts_is_quarantined(context, inputs):
     with Server(broken) as server:
-        output = make(context, inputs, config_of(server))
+        output = make(context, inputs, config_of(server, generator={"timeout": 1}))
     parents = {int(prompt.split()[1]): count for prompt, count in server.attempts.items()}
     assert {number: parents[number] for number in range(6)} == {0: 3, 1: 3, 2: 3, 3: 3, 4: 3, 5: 1}
     assert (parents[12], parents[14]) == (1, 1)  # what cannot pass is asked once, and a redirect is not followed
@@ -89,7 +89,7 @@ def test_what_passes_is_tried_again_and_what_lasts_is_quarantined(context, input
     wrong = {row["sample"].split()[1]: row["error"] for row in table(output, "quarantine")}
     assert sorted(wrong) == ["10", "11", "12", "13", "14", "15", "16", "17"]
     assert "3 attempts; the last: HTTP 500: for ever" in wrong["10"]
-    assert "nothing came within 0.25 seconds" in wrong["11"]
+    assert "nothing came within 1 seconds" in wrong["11"]
     assert wrong["12"].startswith("HTTP 400")
     assert "not a completion of the OpenAI protocol" in wrong["13"]
     assert wrong["14"].startswith("HTTP 302")
@@ -97,7 +97,7 @@ def test_what_passes_is_tried_again_and_what_lasts_is_quarantined(context, input
     counts = output.counts
     assert counts["records_read"] == counts["documents_out"] + counts["quarantined"] == len(PARENTS)
     with pytest.raises(StrictError, match="8 of 40 parents gave no document"):
-        make(Context(context.workspace, strict=True), inputs, config_of(server))
+        make(Context(context.workspace, strict=True), inputs, config_of(server, generator={"timeout": 1}))
 
 
 def test_nobody_there(context, inputs):
