@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -11,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from flows.server import embedded_server
 from tests.mini import fingerprints, write_inputs, write_pipeline
+from tests.processes import files_in_use, wait_for_no_survivors
 
 
 def command(pipeline: Path, workspace: Path, *more: str) -> list[str]:
@@ -29,8 +28,7 @@ def run(pipeline: Path, workspace: Path, *more: str) -> subprocess.CompletedProc
 
 
 def steps_done(workspace: Path) -> int:
-    """Of a workspace in use: unlike glob, walk bears with a folder that is renamed under it."""
-    return sum("step.json" in files for _, _, files in os.walk(workspace / "steps"))
+    return len(files_in_use(workspace / "steps", "step.json"))
 
 
 def kill_at(steps: int, moment: float, pipeline: Path, workspace: Path, *more: str) -> int:
@@ -48,23 +46,6 @@ def kill_at(steps: int, moment: float, pipeline: Path, workspace: Path, *more: s
     time.sleep(moment)
     process.kill()
     return process.wait(60)
-
-
-def survivors(workspace: Path) -> list[str]:
-    """Command lines of processes that still work for the workspace."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(workspace) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(line)
-    return found
-
-
-def wait_for_no_survivors(workspace: Path, seconds: float = 20) -> list[str]:
-    deadline = time.monotonic() + seconds
-    while survivors(workspace) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return survivors(workspace)
 
 
 @pytest.mark.slow
@@ -104,10 +85,10 @@ def test_interrupt_leaves_no_process_and_a_rerun_completes(tmp_path, how):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(workspace.glob("steps/ingest/*/.*.lock")) and time.monotonic() < deadline:
+    while not files_in_use(workspace / "steps" / "ingest", ".lock") and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
@@ -128,8 +109,8 @@ def test_interrupt_while_the_server_starts_leaves_no_server(tmp_path):
     while not (workspace / "prefect" / "server.log").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) in (130, -signal.SIGINT)  # to a shell both are 130
-    assert not survivors(workspace)
+    assert process.wait(60) in (130, -signal.SIGINT)  # to a shell both are 130
+    assert not wait_for_no_survivors(workspace)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
