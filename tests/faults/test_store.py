@@ -48,7 +48,7 @@ def test_a_pipeline_on_a_store_gives_the_bytes_of_one_on_a_disk(tmp_path, monkey
             return "error" if asked.number % 60 == 7 else None
 
         s3.proxy.fault = kill
-        said = program.communicate(timeout=120)[0]
+        said = program.communicate(timeout=300)[0]
         assert program.returncode == -signal.SIGKILL, said
         killed = s3.objects()
         assert not half_visible(killed)

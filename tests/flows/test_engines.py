@@ -22,6 +22,7 @@ from flows.engines import ENGINES, EngineError, open_executor
 from flows.execute import Options, execute
 from tests.faulty import s3_bucket
 from tests.mini import contents, fingerprints, write_inputs, write_pipeline
+from tests.processes import free_port
 
 CLUSTERS = ["dask", "ray"]
 
@@ -115,7 +116,7 @@ def test_a_cluster_of_the_runs_own(name, tmp_path, monkeypatch):
         with pytest.raises(ClusterError, match=r"died 3 times in .*\.die "):
             list(engine.map(die, [(1,)], "threads"))
         assert dict(engine.map(double, [(4,)], "threads")) == {0: 8}
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while children() - before and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not children() - before
@@ -135,7 +136,8 @@ def local(tmp_path_factory):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_every_step_has_the_same_content(name, local, tmp_path):
+def test_every_step_has_the_same_content(name, local, tmp_path, monkeypatch):
+    monkeypatch.setattr("curation.cluster.LITTLE", 0)  # what is too little for a cluster is done there, too
     pipeline, expected = local
     assert len(expected) > 40
     execute(Options(pipeline, tmp_path / "workspace", workers=2, engine=name))
@@ -225,20 +227,20 @@ class cluster:  # noqa: N801
             "RAY_AUTH_TOKEN": "0" * 64,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }
-        ray = str(Path(sys.executable).parent / "ray")
-        options = ["--num-cpus=2", "--port=6479", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+        ray, port = str(Path(sys.executable).parent / "ray"), free_port()
+        options = ["--num-cpus=2", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
         self.process = subprocess.Popen(
             [ray, "start", "--head", "--block", "--object-store-memory=100000000", *options],
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 6479)):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             time.sleep(0.5)
-        return "127.0.0.1:6479", self.environment
+        return f"127.0.0.1:{port}", self.environment
 
     def __exit__(self, *exception) -> None:
         if self.name == "dask":
@@ -246,7 +248,7 @@ class cluster:  # noqa: N801
             return
         members = psutil.Process(self.process.pid).children(recursive=True)
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
         for member in psutil.wait_procs(members, 10)[1]:
             member.kill()
         shutil.rmtree(self.folder)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,23 +21,20 @@ from curation.files import read_json
 from flows.run import load_run
 from flows.server import embedded_server, quiet_environment
 from tests.mini import write_inputs, write_pipeline
+from tests.processes import files_in_use, free_port, wait_for_no_survivors
 
 ROOT = Path(__file__).parents[2]
 
 
-def wait_for(what, seconds: float = 120):
+def wait_for(what, seconds: float = 240):
+    """What it returns that is not false; a server without an answer, or a late one, is asked again."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := what():
-            return found
+        with contextlib.suppress(httpx.HTTPError):
+            if found := what():
+                return found
         time.sleep(0.3)
     raise AssertionError(f"not within {seconds} seconds: {what.__doc__ or what}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +55,17 @@ def served(tmp_path_factory):
         )
         try:
             api = f"http://127.0.0.1:{port}/api"
-            wait_for(lambda: process.poll() is not None or runs_of(api, "COMPLETED"), 180)
+            wait_for(lambda: process.poll() is not None or runs_of(api, "COMPLETED"))
             assert process.poll() is None, (folder / "log").read_text()
             yield api, folder, pipeline, process
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
 
 
 def runs_of(api: str, state: str) -> list[dict]:
-    try:
-        chosen = {"flow_runs": {"state": {"type": {"any_": [state]}}}, "sort": "START_TIME_ASC"}
-        return httpx.post(f"{api}/flow_runs/filter", json=chosen, timeout=5).json()
-    except httpx.HTTPError:
-        return []
+    chosen = {"flow_runs": {"state": {"type": {"any_": [state]}}}, "sort": "START_TIME_ASC"}
+    return httpx.post(f"{api}/flow_runs/filter", json=chosen, timeout=30).json()
 
 
 def _ended(run: dict) -> str | None:
@@ -88,11 +82,12 @@ def test_a_night_runs_when_it_is_due_and_shows_what_it_did(served):
     assert process.poll() is None
     assert first["end_time"] <= second["start_time"]  # never two at once
     assert len(list((folder / "workspace" / "runs").iterdir())) == 1  # the second found nothing new
-    tasks = httpx.post(f"{api}/task_runs/filter", json={"flow_runs": {"id": {"any_": [first["id"]]}}}).json()
+    of_first = {"flow_runs": {"id": {"any_": [first["id"]]}}}
+    tasks = httpx.post(f"{api}/task_runs/filter", json=of_first, timeout=60).json()
     assert {"ingest", "measure", "rules", "dedup-fuzzy", "catalog", "mix/pretrain"} <= {
         one["name"] for one in tasks
     }
-    found = httpx.post(f"{api}/artifacts/filter", json={"flow_runs": {"id": {"any_": [first["id"]]}}}).json()
+    found = httpx.post(f"{api}/artifacts/filter", json=of_first, timeout=60).json()
     shown = {artifact["key"]: artifact for artifact in found}
     assert set(shown) == {"mini-stations", "mini-mixes", "mini-changes", "mini-report"}
     rows = json.loads(shown["mini-stations"]["data"])
@@ -104,7 +99,7 @@ def test_a_night_runs_when_it_is_due_and_shows_what_it_did(served):
 @pytest.mark.cluster
 def test_parameters_are_a_form_of_the_typed_config(served):
     api = served[0]
-    (deployment,) = wait_for(lambda: httpx.post(f"{api}/deployments/filter", json={}, timeout=5).json())
+    (deployment,) = wait_for(lambda: httpx.post(f"{api}/deployments/filter", json={}, timeout=30).json())
     schema = deployment["parameter_openapi_schema"]
     assert deployment["enforce_parameter_schema"]
     assert schema["properties"]["engine"]["enum"] == ["local", "inline", "dask", "ray"]
@@ -113,16 +108,16 @@ def test_parameters_are_a_form_of_the_typed_config(served):
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     create = f"{api}/deployments/{deployment['id']}/create_flow_run"
     wrong = {"parameters": {"changes": {"seed": "high"}}}
-    assert httpx.post(create, json=wrong, timeout=10).status_code == 409
+    assert httpx.post(create, json=wrong, timeout=60).status_code == 409
     right = {"parameters": {"changes": {"dedup": {"threshold": 0.75}}, "until": "curate"}}
 
     def completed():
         """A run of one's own, asked for until no scheduled one is in its way: two never overlap."""
-        made = httpx.post(create, json=right, timeout=10).json()
+        made = httpx.post(create, json=right, timeout=30).json()
         url = f"{api}/flow_runs/{made['id']}"
-        return wait_for(lambda: _ended(httpx.get(url, timeout=10).json())) == "COMPLETED"
+        return wait_for(lambda: _ended(httpx.get(url, timeout=30).json())) == "COMPLETED"
 
-    wait_for(completed, 240)
+    wait_for(completed)
     latest = max(
         (served[1] / "workspace" / "runs").iterdir(), key=lambda run: read_json(run / "run.json")["started"]
     )
@@ -145,7 +140,7 @@ def test_only_loopback_and_the_ui_is_there(served):
     ]
     assert listening
     assert set(listening) == {"127.0.0.1"}
-    page = httpx.get(api.removesuffix("/api"), follow_redirects=True)
+    page = httpx.get(api.removesuffix("/api"), follow_redirects=True, timeout=60)
     assert page.status_code == 200
     assert "<html" in page.text.lower()
 
@@ -160,13 +155,7 @@ def test_a_failed_night_is_told_and_the_end_leaves_nothing(served):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) in (0, 130, -signal.SIGTERM)
 
-    def gone() -> bool:
-        for other in psutil.process_iter(["cmdline"]):
-            if str(folder) in " ".join(other.info["cmdline"] or []) and other.pid != os.getpid():
-                return other.status() == psutil.STATUS_ZOMBIE
-        return True
-
-    wait_for(gone, 30)
+    assert not wait_for_no_survivors(folder)
     assert "Traceback" not in (folder / "log").read_text()
 
 
@@ -183,7 +172,7 @@ def test_prefect_yaml_deploys_to_a_work_pool_whose_worker_runs_and_tells_of_a_cr
 
         prefect("work-pool", "create", "mixwright", "--type", "process")
         prefect("deploy", "--all")
-        found = httpx.post(f"{api}/deployments/filter", json={}, timeout=10).json()
+        found = httpx.post(f"{api}/deployments/filter", json={}, timeout=60).json()
         deployments = {one["name"]: one for one in found}
         assert set(deployments) == {"real", "demo-tiny"}
         (schedule,) = deployments["real"]["schedules"]
@@ -214,7 +203,7 @@ def test_prefect_yaml_deploys_to_a_work_pool_whose_worker_runs_and_tells_of_a_cr
             return f"{api}/flow_runs/{wait_for(made)}"
 
         def ended(url: str) -> str:
-            return wait_for(lambda: _ended(httpx.get(url, timeout=10).json()), 240)
+            return wait_for(lambda: _ended(httpx.get(url, timeout=30).json()))
 
         start = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "mixwright", "--type", "process"]
         with open(tmp_path / "worker.log", "w") as log:
@@ -225,7 +214,7 @@ def test_prefect_yaml_deploys_to_a_work_pool_whose_worker_runs_and_tells_of_a_cr
             assert not (tmp_path / "told").exists()
 
             url = ask_for_run(tmp_path / "killed")
-            wait_for(lambda: list(tmp_path.glob("killed/steps/ingest/*/.*.lock")), 240)
+            wait_for(lambda: files_in_use(tmp_path / "killed" / "steps" / "ingest", ".lock"))
             for child in psutil.Process(worker.pid).children(recursive=True):
                 child.kill()
             assert ended(url) == "CRASHED"

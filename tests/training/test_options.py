@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from curation.files import read_json
 from curation.steps import Context
+from tests.processes import files_in_use
 from training import checkpoint
 from training.config import Lora, TrainConfig
 from training.size import adapted
@@ -181,7 +182,7 @@ def test_what_is_shared_out_trains_the_same(context, texts, tokenizer, tiny, tie
         stopped = Context(tmp_path / "stopped")
 
         def until_a_checkpoint(self, timeout=None):
-            if timeout and list((tmp_path / "stopped").rglob("trainer.json")):
+            if timeout and files_in_use(tmp_path / "stopped", "trainer.json"):
                 raise KeyboardInterrupt
             return honest(self, 0.01 if timeout else None)
 

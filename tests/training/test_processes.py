@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from curation.steps import Context
+from tests.processes import wait_for_no_survivors
 from training import ranks as module
 from training.causal_lm import Causal
 from training.config import TrainConfig
@@ -171,11 +172,10 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, context, texts, t
             process.send_signal(signal.SIGKILL)
         time.sleep(0.005)
     assert process.returncode == -signal.SIGKILL
+    assert not wait_for_no_survivors(workspace)
     log = next((workspace / "steps" / "train").glob("pretrain/*/log.jsonl"))
-    time.sleep(1)
-    size = log.stat().st_size
-    time.sleep(2)
-    assert log.stat().st_size == size, "its processes went on without it"
+    steps = [file.read_bytes().count(b"\n") for file in (log, whole.folder / "log.jsonl")]
+    assert steps[0] < steps[1], "its processes went on without it"
     resumed = train(Context(workspace), "pretrain", texts, tokenizer, None, settings)
     assert resumed.content == whole.content
 
