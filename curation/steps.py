@@ -319,6 +319,12 @@ def _publish(store: remote.Store, made: StepOutput) -> None:
         raise
 
 
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a run, or a worker whose unit another has done since, was writing when it was killed."""
+    for leftover in list(folder.rglob(f"{TEMPORARY}*")):
+        remove(leftover)
+
+
 def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> None:
     if (folder / RECORD).exists():
         # A complete step that lost a file. Its journal may be there still, if a kill came between the two, and
@@ -326,8 +332,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         remove(folder / UNITS)
         remove(folder / RECORD)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.rglob(f"{TEMPORARY}*"):
-        remove(leftover)
+    _remove_unfinished(folder)
     build = Build(context, identity["name"], folder, _bytes_read(context, identity))
     started = time.perf_counter()
     with _peak_memory() as memory:
@@ -336,6 +341,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         except Exception as error:
             _require_sound(context, identity, error)
             raise
+    _remove_unfinished(folder)
     left_out = [folder / out for out in (UNITS, *build.volatile)]
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     paths = [path for path in paths if not any(path.is_relative_to(out) for out in left_out)]

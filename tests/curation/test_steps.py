@@ -105,3 +105,17 @@ def test_a_unit_whose_entry_a_failing_machine_has_cut_is_done_again(context, mon
     made = run(context)
     assert (made.folder / "a.bin").read_bytes() == b"a"
     assert not (made.folder / "b.bin").exists()
+
+
+def test_what_a_killed_worker_was_writing_is_no_part_of_the_step(context):
+    """Another has done its unit; the file would be read as a shard, and the content would depend on the kill."""
+
+    def work(build, unfinished):
+        build.write_json("shards/a.parquet", [1])
+        if unfinished:
+            (build.folder / "shards" / ".tmp-1-abcd-a.parquet").write_bytes(b"PAR1")
+
+    whole = step(context, "whole", 1, {}, {}, lambda build: work(build, False))
+    killed = step(context, "killed", 1, {}, {}, lambda build: work(build, True))
+    assert killed.content == whole.content
+    assert [path.name for path in killed.shards()] == ["a.parquet"]
