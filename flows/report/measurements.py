@@ -19,6 +19,8 @@ from flows.run import Run
 SHARE_BINS = 400  # fine bins over [0, 1]; the chart joins them
 OCTAVE_BINS = 16  # fine bins per doubling, from 2^-10 to 2^40
 LOW_OCTAVE, HIGH_OCTAVE = -10, 40
+SHARE_EDGES = np.linspace(0, 1, SHARE_BINS + 1)
+OCTAVE_EDGES = 2.0 ** np.linspace(LOW_OCTAVE, HIGH_OCTAVE, (HIGH_OCTAVE - LOW_OCTAVE) * OCTAVE_BINS + 1)
 SHOWN_BINS = 48
 AT_ONCE = 16  # columns of a shard in memory
 SHARES = ("share", "ratio", "score")  # columns so called lie in [0, 1] but for rare outliers
@@ -37,9 +39,7 @@ class Histogram:
 
     @property
     def edges(self) -> np.ndarray:
-        if self.share:
-            return np.linspace(0, 1, SHARE_BINS + 1)
-        return 2.0 ** np.linspace(LOW_OCTAVE, HIGH_OCTAVE, (HIGH_OCTAVE - LOW_OCTAVE) * OCTAVE_BINS + 1)
+        return SHARE_EDGES if self.share else OCTAVE_EDGES
 
     def add(self, values: np.ndarray) -> None:
         """Count float64 values; NaN is missing."""
