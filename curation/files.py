@@ -61,13 +61,20 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder if it is there."""
+    """Remove a file or a folder if it is there; another process may be doing the same."""
     if path.is_dir() and not path.is_symlink():
-        for child in path.iterdir():
-            remove(child)
-        path.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            for child in path.iterdir():
+                remove(child)
+            path.rmdir()
     else:
         path.unlink(missing_ok=True)
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All files and folders at any depth, unlike `rglob` also while others rename and remove some of them."""
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place) / name for name in (*folders, *files))
 
 
 def write_bytes(path: Path, data: bytes, synced: bool = True) -> None:

@@ -31,6 +31,7 @@ from curation.executor import Executor, Kind, LocalExecutor
 from curation.files import (
     TEMPORARY,
     atomic,
+    below,
     file_hash,
     json_hash,
     read_json,
@@ -321,8 +322,9 @@ def _publish(store: remote.Store, made: StepOutput) -> None:
 
 def _remove_unfinished(folder: Path) -> None:
     """Remove what a run, or a worker whose unit another has done since, was writing when it was killed."""
-    for leftover in list(folder.rglob(f"{TEMPORARY}*")):
-        remove(leftover)
+    for path in below(folder):
+        if path.name.startswith(TEMPORARY):
+            remove(path)
 
 
 def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from curation import remote
-from curation.files import read_json, remove
+from curation.files import below, read_json, remove
 from curation.steps import RECORD, StepOutput, load
 from flows.report.human import size
 from flows.run import Run, recorded_runs
@@ -62,7 +63,7 @@ def find_garbage(workspace: Path, keep_runs: int | None = None) -> Garbage:
 
 def collect(workspace: Path, garbage: Garbage) -> int:
     """Remove the garbage; returns its bytes. Raises BusyError, with nothing removed, while a run is at work."""
-    for path in sorted((workspace / "steps").glob("**/.*.lock")):
+    for path in sorted(_locks(workspace)):
         with _lease(path, workspace):
             pass
     freed, store = 0, remote.of(workspace)
@@ -98,13 +99,18 @@ def bytes_of(folder: Path) -> int:
 
 def _steps(workspace: Path) -> dict[Path, StepOutput | None]:
     """Every step folder by its path; None for one that is not complete."""
-    folders = {path.parent.resolve() for path in (workspace / "steps").glob(f"**/{RECORD}")}
-    for lock in (workspace / "steps").glob("**/.*.lock"):  # each step that was ever begun has one
+    folders = {path.parent.resolve() for path in below(workspace / "steps") if path.name == RECORD}
+    for lock in _locks(workspace):
         folder = (lock.parent / lock.name[1 : -len(".lock")]).resolve()
         folders |= {folder} if folder.is_dir() else set()
     if (store := remote.of(workspace)) is not None:
         folders |= {*store.steps(), *store.abandoned()}
     return {folder: load(folder) for folder in sorted(folders)}
+
+
+def _locks(workspace: Path) -> list[Path]:
+    """Of each step that was ever begun; a run may be at work."""
+    return [path for path in below(workspace / "steps") if re.fullmatch(r"\..*\.lock", path.name)]
 
 
 def _split(runs: list[Run], keep: int | None) -> tuple[list[Run], list[Run]]:
