@@ -58,6 +58,7 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden, weight, epsilon):
         hidden = hidden.contiguous()
+        weight = weight.clone()  # FSDP frees the memory of a shared parameter, which numpy's view would forbid
         output, scale = torch.empty_like(hidden), hidden.new_empty(hidden.shape[:-1])
         _forward(_rows(hidden), weight.numpy(), np.float32(epsilon), _rows(output), scale.numpy().reshape(-1))
         ctx.save_for_backward(hidden, weight, scale)
