@@ -17,7 +17,7 @@ import numpy as np
 from curation import remote
 from curation.encoder import FOLDER
 from curation.executor import Executor
-from curation.files import TEMPORARY, file_hash, read_json, remove, write_json
+from curation.files import file_hash, read_json, remove, remove_unfinished, write_json
 from curation.mix.manifest import Manifest
 from curation.order import boundaries, in_order
 from curation.steps import StepOutput, write_folder
@@ -124,8 +124,7 @@ def write_folder_once(source: Path, target: Path) -> None:
 def _begin(folder: Path, scratch: Path, identity: dict[str, Any]) -> None:
     if (scratch / IDENTITY).is_file():
         _require_same(read_json(scratch / IDENTITY), identity, folder)
-        for leftover in list(folder.rglob(f"{TEMPORARY}*")):
-            remove(leftover)
+        remove_unfinished(folder)
     elif folder.exists() and any(path.name != UNDER_WAY for path in folder.iterdir()):
         raise ExportError(f"{folder}: holds other files and no export; name a new or empty folder")
     else:

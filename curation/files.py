@@ -77,6 +77,13 @@ def below(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in (*folders, *files))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what was being written below a folder when its writer was killed."""
+    for path in below(folder):
+        if path.name.startswith(TEMPORARY):
+            remove(path)
+
+
 def write_bytes(path: Path, data: bytes, synced: bool = True) -> None:
     with atomic(path, synced) as temporary:
         temporary.write_bytes(data)

@@ -29,13 +29,12 @@ from pydantic import BaseModel
 from curation import remote
 from curation.executor import Executor, Kind, LocalExecutor
 from curation.files import (
-    TEMPORARY,
     atomic,
-    below,
     file_hash,
     json_hash,
     read_json,
     remove,
+    remove_unfinished,
     write_json,
     write_parquet,
 )
@@ -320,13 +319,6 @@ def _publish(store: remote.Store, made: StepOutput) -> None:
         raise
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove what a run, or a worker whose unit another has done since, was writing when it was killed."""
-    for path in below(folder):
-        if path.name.startswith(TEMPORARY):
-            remove(path)
-
-
 def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callable[[Build], None]) -> None:
     if (folder / RECORD).exists():
         # A complete step that lost a file. Its journal may be there still, if a kill came between the two, and
@@ -334,7 +326,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         remove(folder / UNITS)
         remove(folder / RECORD)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(folder)
+    remove_unfinished(folder)
     build = Build(context, identity["name"], folder, _bytes_read(context, identity))
     started = time.perf_counter()
     with _peak_memory() as memory:
@@ -343,7 +335,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         except Exception as error:
             _require_sound(context, identity, error)
             raise
-    _remove_unfinished(folder)
+    remove_unfinished(folder)  # of a worker that was killed, whose unit another has done since
     left_out = [folder / out for out in (UNITS, *build.volatile)]
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     paths = [path for path in paths if not any(path.is_relative_to(out) for out in left_out)]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from pathlib import Path
 
 import psutil
 
-from curation.files import TEMPORARY
+from curation.files import TEMPORARY, below
 
 
 def files_in_use(folder: Path, ending: str) -> list[Path]:
-    """The files below a folder in use whose names end so, without those that are still being written.
-
-    Unlike glob, walk bears with a folder that is renamed under it.
-    """
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(ending)]
-    return [path for path in found if not any(part.startswith(TEMPORARY) for part in path.parts)]
+    """The files below a folder in use whose names end so, without those that are still being written."""
+    found = [path for path in below(folder) if path.name.endswith(ending)]
+    return [
+        path for path in found if path.is_file() and not any(part.startswith(TEMPORARY) for part in path.parts)
+    ]
 
 
 def survivors(folder: Path) -> list[str]:

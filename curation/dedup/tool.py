@@ -34,7 +34,7 @@ from curation.dedup.records import Fields
 from curation.dedup.reference import reference_of
 from curation.dedup.results import write_tables
 from curation.dedup.settings import Dedup
-from curation.files import TEMPORARY, json_hash, read_parquet, remove, write_json
+from curation.files import TEMPORARY, json_hash, read_parquet, remove, remove_unfinished, write_json
 from curation.read.record import Limits
 from curation.steps import RECORD, Build, Context, StepOutput, step
 
@@ -158,8 +158,9 @@ def _results(
 
     def work(build: Build) -> None:
         remove(complete)
-        for leftover in [*out.glob(f"{TEMPORARY}*"), *(out / "records").rglob(f"{TEMPORARY}*")]:  # of a killed run
+        for leftover in out.glob(f"{TEMPORARY}*"):
             remove(leftover)
+        remove_unfinished(out / "records")
         counts = write_tables(out, shards, stages, request.dedup.index)
         if reversals is not None:
             changed = read_parquet(reversals)
