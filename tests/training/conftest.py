@@ -16,11 +16,13 @@ from curation.files import write_bytes
 from curation.keys import key_of, keyed_hash
 from curation.schema import document_id
 from curation.steps import Context, StepOutput, step
+from training import launch
 from training.config import ModelConfig, TrainConfig
 
 BYTES = 256  # ids 0 to 255 are bytes; the special tokens follow
 END_OF_TEXT, PAD, SYSTEM, USER, ASSISTANT, TOOL, END = range(BYTES, BYTES + 7)
 VOCABULARY = BYTES + len(SPECIAL_TOKENS)
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # for a process: torch in this one would go on without its GPU
 TINY = ModelConfig(hidden_size=32, layers=2, heads=4, kv_heads=2, max_position=256)
 
 
@@ -148,6 +150,15 @@ def sentences(count: int, words: int, seed: int) -> list[str]:
 def _one_thread():
     """Also for what tests compute outside of a stage."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Neither the test nor the ranks that it starts see a GPU. Stages train on one; but a model that a test makes
+    is on the CPU, where its batches have to be too, and each of several ranks would want a GPU of its own."""
+    honest = launch._environment
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(launch, "_environment", lambda: {**honest(), **NO_GPU})
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from training.reward import Reward
 
 from .conftest import END, END_OF_TEXT, PAD, TINY, VOCABULARY, chat, pair, text, write_data
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 SHAPES = {
     "llama": TINY,
     "olmo3": ModelConfig(

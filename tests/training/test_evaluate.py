@@ -37,6 +37,7 @@ def bits_by_transformers(folder, tokens: list[int]) -> float:
     return nats / np.log(2) + np.log2(VOCABULARY)  # the first token by a uniform code
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_bits_per_byte_is_what_transformers_gives(pretrained, texts, settings):
     data, model = open_data(texts), load_causal(pretrained.folder / "model")
     wide = settings.model_copy(update={"window": 256, "micro_batch_tokens": 512})
@@ -58,6 +59,7 @@ def test_windows_score_every_token_once():
         assert scored == list(range(101, 100 + length))
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_scores_do_not_depend_on_the_batch(context, pretrained, texts, pairs, tokenizer, settings):
     data, model = open_data(texts), load_causal(pretrained.folder / "model")
     small, large = (settings.model_copy(update={"micro_batch_tokens": size}) for size in (64, 4096))
@@ -98,6 +100,7 @@ def test_every_stage_has_its_evaluation(context, pretrained, texts, pairs, token
         evaluate(context, "dpo", dpo, tokenizer, texts, pairs, settings)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_model_against_itself_wins_nothing(pretrained, pairs, settings):
     """Rewards of a model against itself are all ties, and ties are errors."""
     model = load_causal(pretrained.folder / "model").eval()

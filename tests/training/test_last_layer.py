@@ -19,6 +19,8 @@ from training.model import device, hidden_states
 from .test_batch import gradients, judged, methods, model, same, with_head  # noqa: F401
 from .test_probe import GOOD, build
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 @pytest.mark.parametrize("name", ["causal", "dpo", "reward"])
 def test_positions_that_no_loss_reads_change_nothing(model, judged, name, monkeypatch):  # noqa: F811

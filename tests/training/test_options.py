@@ -163,6 +163,7 @@ def test_compiled_blocks_compute_the_same(context, texts, tokenizer, tiny, pretr
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_is_shared_out_trains_the_same(context, texts, tokenizer, tiny, tied, monkeypatch, tmp_path):
     """FSDP2 over two gloo processes: the losses and weights of one, and checkpoints that it goes on from."""

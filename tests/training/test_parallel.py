@@ -32,6 +32,8 @@ from .conftest import PAD, TINY, VOCABULARY
 from .test_options import LORA, interrupted
 from .test_train import later
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 @pytest.fixture
 def two(tiny):

@@ -26,9 +26,11 @@ from training.plan import make_plan
 from training.ranks import Ranks
 from training.station import train
 
-from .conftest import TINY
+from .conftest import NO_GPU, TINY
 from .test_resume import WORKER
 from .test_train import columns, later, weights
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
 class Threads(Ranks):
@@ -164,7 +166,7 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path, context, texts, t
     root, workspace, written = Path(__file__).parents[2], tmp_path / "killed", tmp_path / "settings.json"
     written.write_text(settings.model_dump_json())
     arguments = [str(workspace), str(texts.folder), str(tokenizer.folder), str(written)]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, **NO_GPU, "PYTHONPATH": str(root)}
     process = subprocess.Popen([sys.executable, "-c", WORKER, *arguments], env=environment, cwd=root)
     while process.poll() is None:
         logs = list((workspace / "steps" / "train").glob("pretrain/*/log.jsonl"))

@@ -70,6 +70,7 @@ def step_gradients(texts, tokenizer, micro_batch_tokens: int, mean_of_means: boo
     return len(outcomes), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_step_is_the_same_however_it_is_split(texts, tokenizer):
     count, whole = step_gradients(texts, tokenizer, 512)
     parts, split = step_gradients(texts, tokenizer, 70)
@@ -222,6 +223,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(context, texts, tokeni
     assert data.ids[int(np.unique(calls[0].rows)[0])].as_py() in str(error.value)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_reward_model_scores_as_transformers_does(context, chats, pairs, tokenizer, tiny, pretrained):
     """Its own forward pass finds the last token by the pad id, in right-padded rows."""
     output = train(context, "reward", pairs, tokenizer, pretrained, later(tiny, method="reward", centring=0.01))
@@ -322,6 +324,7 @@ def dpo_step(pairs, tokenizer, micro_batch_tokens: int, bug: bool = False) -> di
     return {name: parameter.grad / count for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_step_of_dpo_is_the_same_however_it_is_split(pairs, tokenizer):
     whole, split, wrong = (dpo_step(pairs, tokenizer, *given) for given in ((2048,), (120,), (120, True)))
     for name, gradient in whole.items():
