@@ -302,7 +302,7 @@ class Bench:
         if not options["kernel"]:
             patched.append((attention, "OPTIONS", frozenset()))
         if not options["deterministic"]:
-            patched.append((torch, "use_deterministic_algorithms", lambda _: None))
+            patched.append((torch, "use_deterministic_algorithms", lambda *_, **__: None))
         kept = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
         try:
             for owner, name, value in patched:
