@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,6 +128,11 @@ class StepOutput:
     def content(self) -> str:
         """Hash over the names and bytes of all output files: what later steps depend on. 64 hex."""
         return self.record["content"]
+
+    @functools.cached_property
+    def hashes(self) -> frozenset[str]:
+        """What a step that reads this one, or a file of it, has among its inputs."""
+        return frozenset({self.content, *(entry["hash"] for entry in self.record["files"].values())})
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -329,7 +336,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
     remove_unfinished(folder)
     build = Build(context, identity["name"], folder, _bytes_read(context, identity))
     started = time.perf_counter()
-    with _peak_memory() as memory:
+    with _memory.peak() as memory:
         try:
             work(build)
         except Exception as error:
@@ -374,11 +381,7 @@ def _require_sound(context: Context, identity: dict[str, Any], error: Exception)
 def _read(context: Context, identity: dict[str, Any]) -> list[StepOutput]:
     """The steps that a step reads: those whose content, or a file of them, is among its inputs."""
     read = set(identity["inputs"].values())
-    return [
-        output
-        for output in list(context.outputs)
-        if read & {output.content, *(entry["hash"] for entry in output.record["files"].values())}
-    ]
+    return [output for output in list(context.outputs) if not read.isdisjoint(output.hashes)]
 
 
 def _bytes_read(context: Context, identity: dict[str, Any]) -> int | None:
@@ -386,8 +389,7 @@ def _bytes_read(context: Context, identity: dict[str, Any]) -> int | None:
     read = _read(context, identity)
     if not read:
         return None
-    known = {output.content for output in read}
-    known |= {entry["hash"] for output in read for entry in output.record["files"].values()}
+    known = frozenset().union(*(output.hashes for output in read))
     if not known.issuperset(identity["inputs"].values()):
         return None
     return sum(output.record["bytes"] for output in read)
@@ -436,29 +438,56 @@ def _lease(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """Sample the resident memory of this process and its children; [0] is the highest sum seen, in bytes."""
-    peak, stop = [0], threading.Event()
-    process = psutil.Process()
+class _Memory:
+    """Samples the resident memory of this process and its children for all steps under way, by one thread."""
 
-    def sample() -> None:
+    EVERY = 0.25  # seconds: of a step that takes less, the last sample is the peak
+
+    def __init__(self) -> None:
+        self._watching: list[list[int]] = []  # for each step under way the highest sum seen, in bytes
+        self._changed = threading.Condition()
+        self._process: psutil.Process | None = None
+        self._last = (float("-inf"), 0)  # when a sample was taken, and what it was
+
+    @contextlib.contextmanager
+    def peak(self) -> Iterator[list[int]]:
+        """[0] is the highest sum seen meanwhile, in bytes."""
+        with self._changed:
+            if self._process is None or self._process.pid != os.getpid():
+                self._process = psutil.Process()
+                threading.Thread(target=self._sample, daemon=True).start()
+            if time.monotonic() - self._last[0] > self.EVERY:
+                self._last = (time.monotonic(), self._resident())
+            peak = [self._last[1]]
+            self._watching.append(peak)
+            self._changed.notify()
+        try:
+            yield peak
+        finally:
+            with self._changed:
+                self._watching = [one for one in self._watching if one is not peak]
+
+    def _sample(self) -> None:
         while True:
-            total = 0
-            for member in [process, *process.children(recursive=True)]:
+            with self._changed:
+                self._changed.wait_for(lambda: self._watching)
+            total = self._resident()
+            with self._changed:
+                self._last = (time.monotonic(), total)
+                for peak in self._watching:
+                    peak[0] = max(peak[0], total)
+            time.sleep(self.EVERY)
+
+    def _resident(self) -> int:
+        total = 0
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            for member in [self._process, *self._process.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
                     total += member.memory_info().rss
-            peak[0] = max(peak[0], total)
-            if stop.wait(0.25):
-                return
+        return total
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
+
+_memory = _Memory()
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

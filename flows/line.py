@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from curation.catalog import catalog
 from curation.classify.apply import classify
@@ -88,9 +88,12 @@ class Line:
     def _each_source(
         self, name: str, work: Callable[[str], StepOutput], sources: Sequence[AnySource] | None = None
     ) -> Outputs:
+        """The largest pools first: what comes last is alone on its worker while the others have nothing left."""
         names = [source.name for source in self.pipeline.catalogued if sources is None or source in sources]
-        outputs = self.stage(name, lambda: self.context.executor.each(work, names))
-        return dict(zip(names, outputs, strict=True))
+        pools = self.pools
+        first = sorted(names, key=lambda one: pools[one].record["bytes"] if one in pools else 0, reverse=True)
+        outputs = dict(zip(first, self.stage(name, lambda: self.context.executor.each(work, first)), strict=True))
+        return {name: outputs[name] for name in names}
 
     def ingest(self) -> None:
         """Raw files to pools."""
@@ -263,10 +266,12 @@ class Line:
             return
         holdouts = {source.name: source.holdout for source in self.pipeline.all_sources}
         before = dict(self.pools), dict(self.measured)
-        for config in self.pipeline.derive:
-            made = self.stage(
+
+        def derive(config: Derived) -> StepOutput:
+            make = instruct if config.how == "templates" else weave
+            return self.stage(
                 f"derive/{config.name}",
-                lambda config=config: (instruct if config.how == "templates" else weave)(
+                lambda: make(
                     self.context,
                     config,
                     *before,
@@ -276,7 +281,9 @@ class Line:
                     folder=self.folder,
                 ),
             )
-            self.pools[config.name] = made
+
+        made = self.context.executor.each(derive, self.pipeline.derive)
+        self.pools |= {config.name: output for config, output in zip(self.pipeline.derive, made, strict=True)}
         found = self._each_source(
             "measure-derived",
             lambda name: measure(self.context, self.pools[name], self.pipeline.measure, folder=self.folder),
@@ -325,24 +332,19 @@ class Line:
             return
         for name in self.recipes:
             self.mixes[name] = self.mix_one(name)
-        self._at_once(lambda: self._materialise(self.mixes), self._hold_out)
+        self._at_once(
+            lambda: self._hold_out("text"),
+            lambda: self._hold_out("pairs"),
+            lambda: self._materialise(self.mixes),
+        )
 
-    def _hold_out(self) -> None:
-        """The held-out sets, of which no document is near one of a mix."""
-        evaluated = {}
-        for kind in ("text", "pairs"):
-            evaluated[f"heldout-{kind}"] = self.stage(
-                f"heldout/{kind}",
-                lambda kind=kind: heldout(
-                    self.context,
-                    kind,
-                    self.catalogs,
-                    self.pools,
-                    self.mixes,
-                    self.pipeline.heldout,
-                ),
-            )
-        self._materialise(evaluated)
+    def _hold_out(self, kind: Literal["text", "pairs"]) -> None:
+        """A held-out set, of which no document is near one of a mix."""
+        made = self.stage(
+            f"heldout/{kind}",
+            lambda: heldout(self.context, kind, self.catalogs, self.pools, self.mixes, self.pipeline.heldout),
+        )
+        self._materialise({f"heldout-{kind}": made})
 
     def _materialise(self, manifests: Outputs) -> None:
         for name, manifest in manifests.items():
