@@ -22,7 +22,7 @@ LOW_OCTAVE, HIGH_OCTAVE = -10, 40
 SHARE_EDGES = np.linspace(0, 1, SHARE_BINS + 1)
 OCTAVE_EDGES = 2.0 ** np.linspace(LOW_OCTAVE, HIGH_OCTAVE, (HIGH_OCTAVE - LOW_OCTAVE) * OCTAVE_BINS + 1)
 SHOWN_BINS = 48
-AT_ONCE = 16  # columns of a shard in memory
+AT_ONCE = 1 << 21  # values of a shard in memory
 SHARES = ("share", "ratio", "score")  # columns so called lie in [0, 1] but for rare outliers
 
 
@@ -35,22 +35,28 @@ class Histogram:
     missing: int = 0
     above: int = 0  # beyond the last bin
     total: int = 0
-    fine: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    fine: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fine = np.zeros(len(self.edges) - 1, np.int64)
 
     @property
     def edges(self) -> np.ndarray:
         return SHARE_EDGES if self.share else OCTAVE_EDGES
 
     def add(self, values: np.ndarray) -> None:
-        """Count float64 values; NaN is missing."""
-        if not len(self.fine):
-            self.fine = np.zeros(len(self.edges) - 1, np.int64)
+        """Count float64 values; NaN is missing. A bin holds its lower edge, the last one its upper edge too."""
+        ordered = np.sort(values)  # NaN last
+        known = len(values) - int(np.count_nonzero(np.isnan(values)))
+        ordered = ordered[:known]
+        zeros, within = np.searchsorted(ordered, (0, self.edges[-1]), "right")
+        below = np.searchsorted(ordered, self.edges)
+        below[-1] = within
         self.total += len(values)
-        known = values[~np.isnan(values)]
-        self.missing += len(values) - len(known)
-        self.zeros += int((known <= 0).sum())
-        self.above += int((known > self.edges[-1]).sum())
-        self.fine += np.histogram(known[known > 0], self.edges)[0]
+        self.missing += len(values) - known
+        self.zeros += int(zeros)
+        self.above += known - int(within)
+        self.fine += np.diff(np.maximum(below, zeros))
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,10 @@ def _add_shard(path: Path, histograms: dict[str, Histogram]) -> None:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = [one.name for one in schema if pa.types.is_integer(one.type) or pa.types.is_floating(one.type)]
-        for first in range(0, len(names), AT_ONCE):  # a call for each column costs more than what it reads
-            table = file.read(columns=names[first : first + AT_ONCE])
-            for name in names[first : first + AT_ONCE]:
+        at_once = max(1, AT_ONCE // max(1, file.metadata.num_rows))
+        for first in range(0, len(names), at_once):  # a call for each column costs more than what it reads
+            table = file.read(columns=names[first : first + at_once], use_threads=False)
+            for name in names[first : first + at_once]:
                 values = pc.cast(table[name], pa.float64(), safe=False)
                 histograms.setdefault(name, Histogram(name.endswith(SHARES))).add(values.to_numpy())  # null: NaN
 
@@ -195,7 +202,7 @@ def shown_bins(histogram: Histogram, limits: list[Threshold]) -> svg.Bins:
     last = min(last + 2, len(edges) - 2)
     width = -(-(last - first + 1) // SHOWN_BINS)
     starts = list(range(first, last + 1, width))
-    counts = [int(histogram.fine[start : min(start + width, last + 1)].sum()) for start in starts]
+    counts = np.add.reduceat(histogram.fine[: last + 1], starts).tolist()
     shown = [float(edges[start]) for start in starts] + [float(edges[min(starts[-1] + width, len(edges) - 1)])]
     middles = np.array([(low + high) / 2 for low, high in pairwise(shown)])
     gone = np.zeros(len(middles), bool)

@@ -165,12 +165,12 @@ def histogram(bins: Bins, label: str, css: str = "chart small") -> Markup:
     for tick in nice_ticks(0, highest, 2):
         drawing.line(left, y(tick), width - right, y(tick), "grid")
         drawing.text(left - 4, y(tick) + 3.5, human.count(tick), "t tiny", "end")
-    for index, amount in enumerate(bins.counts):
+    edges = [(x(edge), human.number(edge)) for edge in bins.edges]
+    for amount, dropped, lower, upper in zip(bins.counts, bins.dropped, edges, edges[1:], strict=False):
         if amount:
-            start, end = x(bins.edges[index]), x(bins.edges[index + 1])
-            title = f"{human.number(bins.edges[index])} to {human.number(bins.edges[index + 1])}: {amount:,}"
+            (start, first), (end, last) = lower, upper
             box = (start + 0.3, y(amount), max(end - start - 0.6, 0.6), y(0) - y(amount))
-            drawing.rect(*box, "gone" if bins.dropped[index] else "kept", title)
+            drawing.rect(*box, "gone" if dropped else "kept", f"{first} to {last}: {amount:,}")
     drawing.line(left, y(0), width - right, y(0), "axis")
     ticks = _log_ticks(bins.edges[0], bins.edges[-1]) if bins.log else nice_ticks(low, high, 4)
     for tick in ticks:

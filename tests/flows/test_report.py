@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.files import read_json, write_json
+from curation.steps import load
 from flows.report import human, svg, write_report
 from flows.report.census import take_census
 from flows.report.differences import differences
+from flows.report.measurements import OCTAVE_EDGES, SHARE_EDGES, Histogram
 from flows.report.page import environment, render, view
 from flows.run import Run
 
@@ -203,6 +207,26 @@ def test_content_does_not_depend_on_where_or_in_which_order(whole_run, tmp_path)
     assert render(moved) == render(whole_run)
 
 
+def test_the_page_is_the_same_however_many_threads_make_it(whole_run):
+    assert render(whole_run, threads=3) == render(whole_run)
+
+
+def test_each_step_is_looked_for_once(whole_run, monkeypatch):
+    looked = Counter()
+
+    def counting(folder):
+        looked[folder] += 1
+        return load(folder)
+
+    monkeypatch.setattr("flows.run.load", counting)
+    render(whole_run)
+    assert set(looked.values()) == {1}
+    assert len(looked) == len(whole_run.data["steps"])
+    whole_run.steps()
+    whole_run.steps()
+    assert set(looked.values()) == {3}  # a run by itself looks each time
+
+
 def test_a_changed_decision_changes_the_page(whole_run):
     data = json.loads(json.dumps(whole_run.data))
     data["steps"] = [entry for entry in data["steps"] if entry["name"] != "dedup-fuzzy"]
@@ -266,6 +290,33 @@ def test_histograms_hold_every_document(curated_run, fabricator):
     for card in [*group["ruled"], *group["others"]]:
         drawn = sum(int(n) for n in re.findall(r"<title>[^<]*: ([0-9]+)</title>", card["chart"]))
         assert drawn + card["zeros"] + card["missing"] + card["above"] == card["total"] == documents
+
+
+on_edges = st.sampled_from([*SHARE_EDGES, *OCTAVE_EDGES])
+
+
+@given(st.booleans(), st.lists(st.floats() | st.floats(0, 2) | st.integers(-1, 99).map(float) | on_edges))
+@settings(max_examples=60, deadline=None)
+def test_fine_bins_are_those_of_numpy(share, values):
+    values = np.array(values, np.float64)
+    histogram = Histogram(share)
+    for part in (values[::2], values[1::2]):
+        histogram.add(part)
+    known = values[~np.isnan(values)]
+    assert histogram.fine.tolist() == np.histogram(known[known > 0], histogram.edges)[0].tolist()
+    assert (histogram.total, histogram.missing) == (len(values), len(values) - len(known))
+    assert (histogram.zeros, histogram.above) == ((known <= 0).sum(), (known > histogram.edges[-1]).sum())
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_value_on_an_edge_lies_above_it_but_on_the_last(share):
+    """What the test before would see if bins were closed on the other side."""
+    for place in (3, 200, -1):
+        on, under = Histogram(share), Histogram(share)
+        on.add(on.edges[[place]])
+        under.add(np.nextafter(on.edges[[place]], 0))
+        assert on.fine.sum() == under.fine.sum() == 1
+        assert (on.fine.tolist() == under.fine.tolist()) == (place == -1)
 
 
 words = st.lists(
