@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curation.files import read_parquet
 from curation.mix.manifest import load_manifest
 from curation.preference.statistics import Statistics, statistics
 from curation.steps import StepOutput
@@ -76,7 +76,7 @@ def _lines(run: Run, rows: pa.Table) -> list[Statistics]:
 
 def _alive(path: Path) -> pa.Table:
     """The documents of a catalog of pairs, each once; none of one of another kind."""
-    table = pq.read_table(path, columns=["source", "kind", "shard", "row"], partitioning=None)
+    table = read_parquet(path, ["source", "kind", "shard", "row"])
     table = table.filter(pc.equal(table["kind"], "pairs"))
     return table.drop_columns("kind").append_column("copies", pa.repeat(pa.scalar(1, pa.uint16()), len(table)))
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ class Run:
     def _load(self, entries: Iterable[dict[str, Any]]) -> dict[str, StepOutput]:
         outputs = {entry["name"]: load(self.workspace / entry["folder"]) for entry in entries}
         return {name: output for name, output in outputs.items() if output is not None}
+
+
+class RunInOneGo(Run):
+    """A run for who reads it in one go: a step is looked for once, not each time that it is asked for."""
+
+    @cached_property
+    def _known(self) -> dict[str, StepOutput | None]:
+        return {}
+
+    def _load(self, entries: Iterable[dict[str, Any]]) -> dict[str, StepOutput]:
+        entries = list(entries)
+        if new := [entry for entry in entries if entry["name"] not in self._known]:
+            self._known.update(dict.fromkeys(entry["name"] for entry in new) | super()._load(new))
+        found = {entry["name"]: self._known[entry["name"]] for entry in entries}
+        return {name: output for name, output in found.items() if output is not None}
 
 
 class Recorder:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.schema import shard_rows
 from curation.steps import StepOutput
@@ -62,7 +60,7 @@ class Census:
 
 
 def take_census(run: Run) -> Census:
-    """Count every source of the run. One shard's integer columns are in memory at a time."""
+    """Count every source of the run. What the stages say of one shard is in memory at a time."""
     decisions = stages(run)
     found = [_source(run, name, pool, decisions) for name, pool in sources(run).items()]
     return Census(decisions, found, bool(run.steps("tokens/")))
@@ -95,12 +93,12 @@ def _shard(
 ) -> None:
     tokens = column(counter, shard, "tokens")
     weights = np.zeros(rows, np.int64) if tokens is None else tokens.astype(np.int64)
-    gone = dropped_at(decisions, census.source, shard, rows)
+    ledgers = [stage.read(census.source, shard, ["row", "rule", "keep"]) for stage in decisions]
+    gone = dropped_at(ledgers, rows)
     census.ingested += Amount(rows, int(weights.sum()))
-    for index, stage in enumerate(decisions):
+    for index, (stage, table) in enumerate(zip(decisions, ledgers, strict=True)):
         left = (gone < 0) | (gone > index)
         census.after[index] += Amount(int(left.sum()), int(weights[left].sum()))
-        table = stage.read(census.source, shard, ["row", "rule"])
         if table is None:
             continue
         encoded = table["rule"].combine_chunks().dictionary_encode()
@@ -110,8 +108,3 @@ def _shard(
             mine = at[(codes == code) & (gone[at] == index)]
             total = census.dropped.setdefault((stage.name, rule), Amount())
             total += Amount(len(mine), int(weights[mine].sum()))
-
-
-def measured_table(output: StepOutput, shard: str, columns: list[str]) -> pa.Table:
-    """Columns of a measured shard."""
-    return pq.read_table(output.folder / "shards" / f"{shard}.parquet", columns=columns)

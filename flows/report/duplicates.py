@@ -10,7 +10,7 @@ import polars as pl
 from curation.steps import StepOutput
 from flows.report import human
 from flows.report.differences import differences
-from flows.report.reading import Place, documents, final_pools, readable
+from flows.report.reading import READABLE, Place, documents, final_pools, readable
 from flows.run import Run
 
 CLUSTERS_SHOWN = 8
@@ -88,7 +88,7 @@ def _described(run: Run, groups: list[list[Row]], *, compare: bool) -> list[dict
     wanted = {_place(row) for rows in ordered for row in rows[:MEMBERS_SHOWN]}
     pairs = {id(rows): _compared(rows) if compare else [] for rows in ordered}
     wanted |= {_place(row) for compared in pairs.values() for pair in compared for row in pair}
-    found = documents(final_pools(run), wanted)
+    found = documents(final_pools(run), wanted, [*READABLE, "origin", "created"])
     return [_cluster(rows, pairs[id(rows)], found) for rows in ordered]
 
 

@@ -27,7 +27,7 @@ from flows.report.samples import samples
 from flows.report.tokenizer import tokenizer
 from flows.report.training import training
 from flows.report.waterfall import waterfall
-from flows.run import Run
+from flows.run import Run, RunInOneGo
 
 FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -59,11 +59,17 @@ def write(run: Run, threads: int = 1) -> Path:
 
 def render(run: Run, threads: int = 1) -> str:
     """The report as a string. Every value of the data is escaped by the template engine."""
-    return environment().get_template("report.html").render(view(run, threads))
+    templates = environment()
+    with ThreadPoolExecutor(1) as beside:
+        sections = beside.submit(view, run, threads)
+        for name in templates.list_templates():  # compiled while the sections are made
+            templates.get_template(name)
+    return templates.get_template("report.html").render(sections.result())
 
 
 def view(run: Run, threads: int = 1) -> dict[str, Any]:
     """All sections of the report as plain data and drawings; a section without data is None or empty."""
+    run = RunInOneGo(run.folder, run.data)
     with ThreadPoolExecutor(threads) as pool:
         counted = pool.submit(take_census, run)
         made = {name: pool.submit(section, run) for name, section in SECTIONS.items()}

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.files import read_json
+from curation.files import read_json, read_parquet
 from curation.ledger import ledger_path
 from curation.steps import StepOutput
 from flows.run import Run
@@ -29,7 +29,8 @@ STAGE_LABELS = {
 }
 EDIT_STATIONS = ("edit", "trim-lines", "trim")  # in the order of the line; each writes pools anew
 SERIES = 10  # colours of series in the style sheet: s0 ... s9
-FETCH_ROWS = 512  # rows of a shard held at once while documents are looked up
+FETCH_BYTES = 4 << 20  # about, of a shard held at once while documents are looked up
+READABLE = ["text", "messages", "chosen", "rejected"]  # the columns that `readable` makes a text of
 
 
 class Place(NamedTuple):
@@ -55,23 +56,24 @@ class Stage:
         """The ledger of a shard, None if the stage did not look at it."""
         output = self.ledgers.get(source)
         path = ledger_path(output.folder, source, shard) if output else None
-        return pq.read_table(path, columns=columns) if path and path.exists() else None
+        return read_parquet(path, columns) if path and path.exists() else None
 
 
 def stages(run: Run) -> list[Stage]:
     """The stages of decision in the order of the run. "rules/web" and "rules/code" are steps of one stage."""
     found: dict[str, dict[str, StepOutput]] = {}
     for output in ordered_steps(run).values():
-        for folder in sorted(path for path in (output.folder / "ledger").glob("*") if path.is_dir()):
-            name = _stage_name(folder)
-            if name is not None:
-                found.setdefault(name, {})[folder.name] = output
+        paths = sorted((output.folder / "ledger").glob("*/*.parquet"))
+        name = _stage_name(paths)
+        if name is not None:
+            found.setdefault(name, {}).update({path.parent.name: output for path in paths})
     return [Stage(name, ledgers) for name, ledgers in found.items()]
 
 
-def _stage_name(folder: Path) -> str | None:
-    for path in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(path, columns=["stage"])
+def _stage_name(ledgers: list[Path]) -> str | None:
+    """The stage that a step's ledgers are of; None if none of them has a row."""
+    for path in ledgers:
+        table = read_parquet(path, ["stage"])
         if len(table):
             return table["stage"][0].as_py()
     return None
@@ -115,11 +117,13 @@ def ordered_steps(run: Run) -> dict[str, StepOutput]:
     return out
 
 
-def dropped_at(decisions: list[Stage], source: str, shard: str, rows: int) -> np.ndarray:
-    """The index of the first stage that dropped each row of a shard, -1 for those alive. Shape (rows,), int8."""
+def dropped_at(ledgers: list[pa.Table | None], rows: int) -> np.ndarray:
+    """The index of the first stage that dropped each row of a shard, -1 for those alive. Shape (rows,), int8.
+
+    `ledgers`: what each stage in turn says of the shard.
+    """
     out = np.full(rows, -1, np.int8)
-    for index, stage in enumerate(decisions):
-        table = stage.read(source, shard, ["row", "keep"])
+    for index, table in enumerate(ledgers):
         if table is not None:
             gone = table["row"].to_numpy()[~table["keep"].to_numpy(zero_copy_only=False)]
             out[gone[out[gone] < 0]] = index
@@ -131,13 +135,16 @@ def column(output: StepOutput | None, shard: str, name: str) -> np.ndarray | Non
     if output is None:
         return None
     path = output.folder / "shards" / f"{shard}.parquet"
-    if not path.exists() or name not in pq.read_schema(path).names:
+    if not path.exists():
         return None
-    return pq.read_table(path, columns=[name])[name].to_numpy()
+    table = read_parquet(path, [name])  # leaves out a column that is not there
+    return table[name].to_numpy() if table.num_columns else None
 
 
-def documents(pools: dict[str, StepOutput], places: Iterable[Place]) -> dict[Place, dict[str, Any]]:
-    """The documents at `places`, as mappings of the DOCUMENT columns. Each shard is streamed once."""
+def documents(
+    pools: dict[str, StepOutput], places: Iterable[Place], columns: list[str] | None = None
+) -> dict[Place, dict[str, Any]]:
+    """The documents at `places`, as mappings of the DOCUMENT columns, or of some. Each shard is streamed once."""
     wanted: dict[tuple[str, str], list[int]] = {}
     for place in sorted(set(places)):
         wanted.setdefault((place.source, place.shard), []).append(place.row)
@@ -145,7 +152,7 @@ def documents(pools: dict[str, StepOutput], places: Iterable[Place]) -> dict[Pla
     for (source, shard), rows in wanted.items():
         path = pools[source].folder / "shards" / f"{shard}.parquet" if source in pools else None
         if path is not None and path.exists():
-            for row, document in rows_at(path, rows):
+            for row, document in rows_at(path, rows, columns):
                 found[Place(source, shard, row)] = document
     return found
 
@@ -156,10 +163,12 @@ def rows_at(path: Path, rows: list[int], columns: list[str] | None = None) -> li
     with pq.ParquetFile(path) as file:
         end = 0
         for group in range(file.num_row_groups):
-            start, end = end, end + file.metadata.row_group(group).num_rows
+            held = file.metadata.row_group(group)
+            start, end = end, end + held.num_rows
             inside = [row for row in rows if start <= row < end]
             if inside:
-                batches = file.iter_batches(batch_size=FETCH_ROWS, row_groups=[group], columns=columns)
+                at_once = max(1, FETCH_BYTES * held.num_rows // max(1, held.total_byte_size))
+                batches = file.iter_batches(at_once, [group], columns, use_threads=False)
                 out += _rows_of(batches, start, inside)
     return out
 
@@ -227,4 +236,6 @@ def table_optional(
     path = output.folder / relative if output else None
     if path is None or not path.exists():
         return None
+    if filters is None:
+        return read_parquet(path, columns)
     return pq.read_table(path, columns=columns, filters=filters, partitioning=None)

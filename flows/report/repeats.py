@@ -6,9 +6,9 @@ import heapq
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.edits import edits_path
+from curation.files import read_parquet
 from curation.steps import StepOutput
 from flows.report import human
 from flows.report.edits import longest_repeat
@@ -57,9 +57,9 @@ def _pieces(output: StepOutput, pools: dict[str, StepOutput], source: str) -> li
     """The longest cuts of a source, no two for the same twin; each with its text and the twin."""
     longest: dict[str, tuple[int, str, dict[str, Any]]] = {}
     for path in pools[source].shards():
-        spans = pq.read_table(edits_path(output.folder, source, path.stem)).to_pylist()
+        spans = read_parquet(edits_path(output.folder, source, path.stem)).to_pylist()
         by_row: dict[int, list[dict[str, Any]]] = {}
-        for run in pq.read_table(output.folder / "repeats" / source / path.name).to_pylist():
+        for run in read_parquet(output.folder / "repeats" / source / path.name).to_pylist():
             by_row.setdefault(run["row"], []).append(run)
         for span in spans:
             twin = longest_repeat(span, by_row.get(span["row"], []))
@@ -68,7 +68,7 @@ def _pieces(output: StepOutput, pools: dict[str, StepOutput], source: str) -> li
                 longest[twin["id"]] = (size, path.stem, {**span, "twin": twin})
     chosen = heapq.nlargest(PIECES_SHOWN, longest.items(), key=lambda item: (item[1][0], item[0]))
     places = {key: Place(source, shard, span["row"]) for key, (_, shard, span) in chosen}
-    found = documents(pools, places.values())
+    found = documents(pools, places.values(), ["id", "text"])
     shown = []
     for key, (size, _, span) in chosen:
         document = found[places[key]]

@@ -6,16 +6,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from curation.keys import key_of, keyed_hash
+from curation.files import read_parquet
+from curation.keys import FEW, key_of, keyed_hash
 from flows.report import human
-from flows.report.reading import Place, Stage, documents, dropped_at, final_pools, readable, sources, stages
+from flows.report.reading import (
+    READABLE,
+    Place,
+    Stage,
+    documents,
+    dropped_at,
+    final_pools,
+    readable,
+    sources,
+    stages,
+)
 from flows.run import Run
 
 PER_RULE = 2  # dropped documents shown of each source and rule
 KEPT_PER_SOURCE = 3
+SHOWN = [*READABLE, "origin"]
 
 # A drawn document: (hash, place, id, value, threshold, twin)
 Draw = tuple[int, Place, str, float | None, float | None, str | None]
@@ -32,37 +42,42 @@ def samples(run: Run) -> dict[str, Any] | None:
     kept: dict[str, list[Draw]] = {}
     for source, pool in pools.items():
         for path in pool.shards():
-            ids = pq.read_table(path, columns=["id"])["id"].combine_chunks()
+            ids = read_parquet(path, ["id"])["id"].combine_chunks()
             if len(ids):
-                _draw(decisions, source, path.stem, ids, keyed_hash(ids, key), dropped, kept)
-    # Those that were dropped as they were read, those that are kept as mixes take them.
-    found = documents(pools, (draw[1] for draws in dropped.values() for draw in draws))
-    found |= documents(final_pools(run), (draw[1] for draws in kept.values() for draw in draws))
+                # few at a time, for which no kernel need be loaded
+                parts = [keyed_hash(ids.slice(start, FEW), key) for start in range(0, len(ids), FEW)]
+                _draw(decisions, source, path.stem, ids, np.concatenate(parts), dropped, kept)
+    # Those that were dropped as they were read, those that are kept as mixes take them: often of one file.
+    final = final_pools(run)
+    as_taken = [draw[1] for draws in kept.values() for draw in draws]
+    unedited = [place for place in as_taken if final[place.source].place == pools[place.source].place]
+    found = documents(final, set(as_taken) - set(unedited), SHOWN)
+    found |= documents(pools, [*unedited, *(draw[1] for draws in dropped.values() for draw in draws)], SHOWN)
     return {"dropped": _by_rule(decisions, dropped, found), "kept": _kept(kept, found)}
 
 
 def _draw(
     decisions: list[Stage], source: str, shard: str, ids: pa.Array, hashes: np.ndarray, dropped, kept
 ) -> None:
-    gone = dropped_at(decisions, source, shard, len(ids))
+    ledgers = [stage.read(source, shard) for stage in decisions]
+    gone = dropped_at(ledgers, len(ids))
     for row in _smallest(hashes, np.flatnonzero(gone < 0), KEPT_PER_SOURCE):
         draw = (int(hashes[row]), Place(source, shard, int(row)), ids[row].as_py(), None, None, None)
         kept[source] = sorted([*kept.get(source, []), draw])[:KEPT_PER_SOURCE]
-    for index, stage in enumerate(decisions):
-        table = stage.read(source, shard)
+    for index, (stage, table) in enumerate(zip(decisions, ledgers, strict=True)):
         if table is None:
             continue
-        table = table.filter(pc.invert(table["keep"]))
-        table = table.filter(pa.array(gone[table["row"].to_numpy()] == index))
-        for rule in sorted(pc.unique(table["rule"]).to_pylist()):
-            mine = table.filter(pc.equal(table["rule"], rule))
-            rows = mine["row"].to_numpy()
-            for place in _smallest(hashes[rows], np.arange(len(rows)), PER_RULE):
-                entry = mine.slice(int(place), 1).to_pylist()[0]
-                at = Place(source, shard, entry["row"])
+        at = table["row"].to_numpy()
+        own = hashes[at]
+        mine = np.flatnonzero(~table["keep"].to_numpy() & (gone[at] == index))
+        rules = table["rule"].combine_chunks().dictionary_encode()
+        codes = rules.indices.fill_null(-1).to_numpy()[mine]
+        for rule, code in sorted((rule, code) for code, rule in enumerate(rules.dictionary.to_pylist())):
+            for place in _smallest(own, mine[codes == code], PER_RULE):
+                entry = table.slice(int(place), 1).to_pylist()[0]
                 draw = (
-                    int(hashes[rows[place]]),
-                    at,
+                    int(own[place]),
+                    Place(source, shard, entry["row"]),
                     entry["id"],
                     entry["value"],
                     entry["threshold"],
