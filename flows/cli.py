@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -15,6 +16,7 @@ from flows.commands.shared import Exit, errors, escape, exit_code, was_interrupt
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 gc.set_threshold(50_000, 20, 20)  # importing makes half a million objects, which are all there to stay
+atexit.register(gc.freeze)  # and at the end are not searched for cycles: their memory goes with the process
 
 app = typer.Typer(
     name="mixwright",
