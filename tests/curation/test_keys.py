@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from curation.keys import join_ids, key_of, keyed_hash, split_ids
+from curation.keys import draw, join_ids, key_of, keyed_hash, keyed_hash_of, split_ids
 
 IDS = [f"{n:032x}" for n in (0, 1, 1 << 64, (1 << 128) - 1)]
 
@@ -28,6 +31,12 @@ def test_the_hash_is_that_of_plain_integers():
     halves = [divmod(int(one, 16), 1 << 64) for one in IDS]
     expected = [mix(mix((a + key + golden) % 2**64) ^ mix((b + 2 * golden) % 2**64)) for a, b in halves]
     assert keyed_hash(IDS, key).tolist() == expected
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_a_draw_is_the_hash_of_a_hash_and_a_number(hashed, number):
+    pair = np.array([hashed], np.uint64), np.array([number], np.uint64)
+    assert draw(np.uint64(hashed), number) == keyed_hash_of(*pair, int.from_bytes(b"draw")).item()
 
 
 def test_halves_are_those_of_the_number():
