@@ -15,7 +15,7 @@ from curation.catalog import catalog
 from curation.classify.apply import classify
 from curation.classify.models import Applied, given
 from curation.classify.train import train_classifier, trained
-from curation.decontaminate.station import decontaminate
+from curation.decontaminate.station import decontaminate, index_benchmarks
 from curation.dedup.exact import dedup_exact
 from curation.dedup.fuzzy import dedup_fuzzy
 from curation.dedup.lines import dedup_lines
@@ -108,8 +108,7 @@ class Line:
         for synthesis in self.pipeline.synthesis:
             self._synthesise(synthesis)
             self._measure_and_decide([synthesis])
-        self._deduplicate()
-        self._trim()
+        self._at_once(self._deduplicate_and_trim, self._index_benchmarks)
         self._decontaminate()
         self._count_and_score()
 
@@ -167,6 +166,10 @@ class Line:
 
         self._at_once(apply_rules, edit)
 
+    def _deduplicate_and_trim(self) -> None:
+        self._deduplicate()
+        self._trim()
+
     def _deduplicate(self) -> None:
         context, settings = self.context, self.pipeline.dedup
         if settings.index is not None:
@@ -208,6 +211,11 @@ class Line:
             ),
             sources,
         )
+
+    def _index_benchmarks(self) -> None:
+        settings, pools = self.pipeline.decontaminate, self.pools
+        if settings is not None:
+            self.stage("decontaminate-index", lambda: index_benchmarks(self.context, pools, settings))
 
     def _decontaminate(self) -> None:
         settings = self.pipeline.decontaminate

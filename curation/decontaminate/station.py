@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from collections import Counter
@@ -38,10 +39,10 @@ from curation.schema import require_same_ids
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
-VERSION = 1
+VERSION = 2
 STAGE = "decontaminate"
 FOUND = "found"  # the matches of each shard: removed at the end
-SEARCHES = "searches"  # the indexes: units find them there, since each would be megabytes of arguments
+INDEX = "decontaminate-index"
 EXCERPT = 600  # characters of a document and of an item that a match shows
 ITEM = [field.name for field in fields(Item)]
 PROBLEMS_SHOWN = 3  # of a benchmark, in the alarm
@@ -95,29 +96,18 @@ def load_search(folder: Path, method: str, settings: Decon | NgramShare) -> Sear
     return Search(method, index, items, settings)
 
 
-def decontaminate(
-    ctx: Context,
-    pools: Mapping[str, StepOutput],
-    measured: Mapping[str, StepOutput],
-    ledgers: Iterable[StepOutput],
-    config: Decontaminate,
-) -> StepOutput:
-    """Drop or mark each document that holds an item of an evaluation set.
+def index_benchmarks(ctx: Context, pools: Mapping[str, StepOutput], config: Decontaminate) -> StepOutput:
+    """The step `decontaminate-index`: the evaluation sets as each method in use searches for them.
 
-    Looks at the documents that no ledger has dropped, with all their text (pairs: prompt and both responses).
-    Writes `ledger/<source>/<shard>.parquet` (stage "decontaminate", rule = the benchmark, value = the score of the
-    match that exceeds its threshold most; action "mark" keeps the document) and `matches.parquet` (MATCHES, by
-    source, shard, row, benchmark and item). Counts: documents_in, documents_out, by_source; by_benchmark: items,
-    unreadable, ignored (by reason), compared, items_hit, documents_hit; index_bytes, index_ngrams.
+    Of the pools only the kinds are asked, so that it can be made beside whatever comes before `decontaminate`.
+    Counts: by_benchmark: items, unreadable, for each method compared and ignored (by reason); index_bytes,
+    index_ngrams.
 
     Raises ConfigError for a benchmark without files, ValueError for one of which no record can be read.
     """
-    ledgers = list(ledgers)
     files = {benchmark.name: raw_files(ctx, benchmark) for benchmark in config.benchmarks}
-    methods = {source: config.method_for(source, _kind(pools[source])) for source in sorted(pools)}
-    outputs = [*pools.values(), *measured.values(), *ledgers]
-    inputs = {output.name: output.content for output in outputs}
-    inputs |= {f"benchmark/{name}": files_hash(found) for name, found in files.items()}
+    methods = _methods(pools, config)
+    inputs = {f"benchmark/{name}": files_hash(found) for name, found in files.items()}
 
     def work(build: Build) -> None:
         items: list[Item] = []
@@ -128,11 +118,40 @@ def decontaminate(
             items += found
             _complain(build, benchmark, found, problems)
         for search in _searches(config, methods, items, build):
-            search.save(build.scratch(SEARCHES))
+            search.save(build.folder)
+        build.write_json("counts.json", build.counts)  # which an item that changes no index may change
+
+    return step(ctx, INDEX, 1, _searched(config, methods), inputs, work)
+
+
+def decontaminate(
+    ctx: Context,
+    pools: Mapping[str, StepOutput],
+    measured: Mapping[str, StepOutput],
+    ledgers: Iterable[StepOutput],
+    config: Decontaminate,
+) -> StepOutput:
+    """Drop or mark each document that holds an item of an evaluation set, by the index of `index_benchmarks`.
+
+    Looks at the documents that no ledger has dropped, with all their text (pairs: prompt and both responses).
+    Writes `ledger/<source>/<shard>.parquet` (stage "decontaminate", rule = the benchmark, value = the score of the
+    match that exceeds its threshold most; action "mark" keeps the document) and `matches.parquet` (MATCHES, by
+    source, shard, row, benchmark and item). Counts: documents_in, documents_out, by_source; those of the index,
+    and of each benchmark items_hit and documents_hit.
+
+    Raises what `index_benchmarks` raises.
+    """
+    ledgers = list(ledgers)
+    index = index_benchmarks(ctx, pools, config)
+    methods = _methods(pools, config)
+    outputs = [*pools.values(), *measured.values(), *ledgers, index]
+    inputs = {output.name: output.content for output in outputs}
+
+    def work(build: Build) -> None:
         build.scratch(FOUND)
         shards = list_shards(pools, measured)
         units = {
-            shard.key: (shard, ledgers, method, getattr(config, method), config.action)
+            shard.key: (shard, ledgers, index.folder, method, getattr(config, method), config.action)
             for shard in shards
             if (method := methods[shard.source]) != "none"
         }
@@ -142,12 +161,13 @@ def decontaminate(
         order = [(name, "ascending") for name in ("source", "shard", "row", "benchmark", "item")]
         matches = matches.sort_by(order)
         build.write_table("matches.parquet", matches)
+        build.counts |= copy.deepcopy(index.counts)
         _count(build, shards, results, matches)
         remove(build.folder / UNITS)  # before what it speaks of, so that a killed run can go on
         remove(build.folder / FOUND)
-        remove(build.folder / SEARCHES)
 
-    return step(ctx, STAGE, VERSION, _literals(config, methods), inputs, work)
+    literals = {**_searched(config, methods), "methods": methods, "action": config.action}
+    return step(ctx, STAGE, VERSION, literals, inputs, work)
 
 
 def scan_shard(
@@ -155,12 +175,13 @@ def scan_shard(
     key: str,
     shard: Shard,
     ledgers: list[StepOutput],
+    index: Path,
     method: str,
     settings: Decon | NgramShare,
     action: str,
 ) -> dict[str, int]:
     """Look at the living documents of a shard; write its ledger and its matches."""
-    search = load_search(folder / SEARCHES, method, settings)
+    search = load_search(index, method, settings)
     ids = pq.read_table(shard.pool, columns=["id"])["id"].combine_chunks()
     require_same_ids(
         pa.chunked_array([ids]), pq.read_table(shard.measured, columns=["id"])["id"], str(shard.measured)
@@ -197,19 +218,18 @@ def scan_shard(
     return {"documents": len(rows), "hit": int(hit.sum()), "dropped": int(hit.sum()) if action == "drop" else 0}
 
 
-def _kind(pool: StepOutput) -> str:
-    return pool.record["config"].get("kind", "text")
+def _methods(pools: Mapping[str, StepOutput], config: Decontaminate) -> dict[str, str]:
+    kinds = {source: pools[source].record["config"].get("kind", "text") for source in sorted(pools)}
+    return {source: config.method_for(source, kind) for source, kind in kinds.items()}
 
 
-def _literals(config: Decontaminate, methods: dict[str, str]) -> dict[str, Any]:
-    """What decides the content: no path, of the methods what they come to, and only the settings in use."""
+def _searched(config: Decontaminate, methods: dict[str, str]) -> dict[str, Any]:
+    """What decides an index: no path, and only the settings in use."""
     used = sorted({method for method in methods.values() if method != "none"})
     return {
         "benchmarks": [
             benchmark.model_dump(mode="json", exclude={"root", "include"}) for benchmark in config.benchmarks
         ],
-        "methods": methods,
-        "action": config.action,
         **{method: getattr(config, method).model_dump(mode="json") for method in used},
     }
 
