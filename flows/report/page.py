@@ -61,10 +61,10 @@ def render(run: Run, threads: int = 1) -> str:
     """The report as a string. Every value of the data is escaped by the template engine."""
     templates = environment()
     with ThreadPoolExecutor(1) as beside:
-        sections = beside.submit(view, run, threads)
-        for name in templates.list_templates():  # compiled while the sections are made
-            templates.get_template(name)
-    return templates.get_template("report.html").render(sections.result())
+        compiled = beside.map(templates.get_template, templates.list_templates())
+        sections = view(run, threads)
+        list(compiled)
+    return templates.get_template("report.html").render(sections)
 
 
 def view(run: Run, threads: int = 1) -> dict[str, Any]:
@@ -73,8 +73,12 @@ def view(run: Run, threads: int = 1) -> dict[str, Any]:
     with ThreadPoolExecutor(threads) as pool:
         counted = pool.submit(take_census, run)
         made = {name: pool.submit(section, run) for name, section in SECTIONS.items()}
-        census = counted.result()
-        sections = {name: future.result() for name, future in made.items()}
+        try:
+            census = counted.result()
+            sections = {name: future.result() for name, future in made.items()}
+        except BaseException:  # Ctrl-C, or a section that failed: those that have not begun are not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return {
         "run": run.data,
         "name": run.name,
