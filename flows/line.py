@@ -7,6 +7,7 @@ A *job* is what can be run or scheduled by itself: ingest, curate, mix, train. A
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -335,16 +336,35 @@ class Line:
         )
 
     def mix(self) -> None:
-        """Catalogs to mixes, held-out sets and token data; nothing for a pipeline that only curates."""
+        """Catalogs to mixes, held-out sets and token data; nothing for a pipeline that only curates.
+
+        What a mix is made into waits for that mix alone, a held-out set for all.
+        """
         if not self.recipes:
             return
-        for name in self.recipes:
-            self.mixes[name] = self.mix_one(name)
-        self._at_once(
-            lambda: self._hold_out("text"),
-            lambda: self._hold_out("pairs"),
-            lambda: self._materialise(self.mixes),
-        )
+        made: dict[str, Future[StepOutput]] = {name: Future() for name in self.recipes}
+
+        def make() -> None:
+            try:
+                for name, promised in made.items():
+                    self.mixes[name] = self.mix_one(name)
+                    promised.set_result(self.mixes[name])
+            except BaseException as error:
+                for promised in made.values():
+                    if not promised.done():
+                        promised.set_exception(error)
+                raise
+
+        def materialise_each() -> None:
+            for name, promised in made.items():
+                self._materialise({name: promised.result()})
+
+        def hold_out(kind: Literal["text", "pairs"]) -> None:
+            wait(made.values())
+            if not any(promised.exception() for promised in made.values()):
+                self._hold_out(kind)
+
+        self._at_once(make, lambda: hold_out("text"), lambda: hold_out("pairs"), materialise_each)
 
     def _hold_out(self, kind: Literal["text", "pairs"]) -> None:
         """A held-out set, of which no document is near one of a mix."""
