@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from curation.classify.examples import metadata_value
 from curation.derive.config import Derived, Tasks
-from curation.files import atomic
+from curation.files import atomic, read_parquet
 from curation.ingest import Source
 from curation.keys import key_of, keyed_hash, split_ids
 from curation.ledger import alive
@@ -119,11 +119,11 @@ def _shard(
     seed: int,
 ) -> pa.Table:
     """The catalog rows of one shard; vigintiles are filled in later."""
-    ids = pq.read_table(path, columns=["id"])["id"]
+    ids = read_parquet(path, ["id"])["id"]
 
     def beside(output: StepOutput, columns: list[str]) -> pa.Table:
         other = output.folder / "shards" / path.name
-        table = pq.read_table(other, columns=["id", *columns])
+        table = read_parquet(other, ["id", *columns])
         require_same_ids(ids, table["id"], str(other))
         return table
 
@@ -136,7 +136,7 @@ def _shard(
     if "topic_label" in found:
         topic = beside(classes, ["topic_label"])["topic_label"]
     elif key:
-        metadata = pq.read_table(path, columns=["metadata"])["metadata"].to_pylist()
+        metadata = read_parquet(path, ["metadata"])["metadata"].to_pylist()
         topic = pa.array([metadata_value(one, key) for one in metadata], pa.string())
     else:
         topic = pa.nulls(n, pa.string())

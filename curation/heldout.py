@@ -21,7 +21,7 @@ from pydantic import Field
 from curation.chat import DOCUMENT_COLUMNS, KIND_TRANSFORM
 from curation.config import Count, Share, Strict
 from curation.dedup.bands import distinct
-from curation.files import atomic, remove, write_parquet
+from curation.files import atomic, read_parquet, remove, write_parquet
 from curation.keys import key_of, keyed_hash
 from curation.measure.render import rendered_text
 from curation.mix.manifest import HEAD, MANIFEST, Manifest, load_manifest, write_manifest
@@ -204,7 +204,7 @@ def _scan(
     build.counts["training_documents"] = sum(result["documents"] for result in results.values())
     first, tables, base = np.full(len(hashes), FREE, np.int64), [], 0
     for key in sorted(units):
-        table = pq.read_table(build.folder / WANTED / f"{key}.parquet")
+        table = read_parquet(build.folder / WANTED / f"{key}.parquet")
         at = table["at"].to_numpy()
         first[at] = np.where(first[at] == FREE, base + np.arange(len(at)), first[at])
         tables.append(table.select(["id", "source"]))

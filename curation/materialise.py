@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS, WHOLE, Segments
 from curation.encoder import Encoded, Encoder, load_encoder
-from curation.files import remove, sync, write_parquet
+from curation.files import read_parquet, remove, sync, write_parquet
 from curation.mix.manifest import HEAD, Manifest, load_manifest, require_verified
 from curation.preference.margin import margin_of, margins
 from curation.shards import batches
@@ -260,7 +259,7 @@ def _index(rows: pa.Table, starts: np.ndarray, facts: list[Path], paired: bool) 
     columns = {name: np.zeros(len(rows), np.int64) for name in ("bytes", "prompt", "first")}
     margin = np.full(len(rows), np.nan, np.float32)
     for path in facts:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         margin[table["place"].to_numpy()] = table["margin"].to_numpy(zero_copy_only=False)
         for name, column in columns.items():
             column[table["place"].to_numpy()] = table[name].to_numpy()

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.files import read_parquet
 from curation.keys import keyed_hash
 from curation.ledger import alive
 from curation.schema import require_same_ids
@@ -107,8 +108,8 @@ def pick(
     for source in sorted(sources):
         for path in pools[source].shards():
             beside = measured[source].folder / "shards" / path.name
-            measures = pq.read_table(beside, columns=["id", "bytes"])
-            require_same_ids(pq.read_table(path, columns=["id"])["id"], measures["id"], str(path))
+            measures = read_parquet(beside, ["id", "bytes"])
+            require_same_ids(read_parquet(path, ["id"])["id"], measures["id"], str(path))
             kept = alive(ledgers, source, path.stem, len(measures))
             kept = np.flatnonzero(kept if admit is None else kept & admit(source, beside))
             shards.append((source, path))

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS
 from curation.classify.group import arrays_of, columns_of, in_the_pass
 from curation.classify.models import Applied, load_applied
-from curation.files import write_parquet
+from curation.files import read_parquet, write_parquet
 from curation.ledger import alive
 from curation.measure.render import rendered_text
 from curation.schema import require_same_ids, shard_rows
@@ -77,7 +76,7 @@ def classify_shard(
 def _taken_over(known: list[Applied], measured: str, ids: pa.ChunkedArray, rows: np.ndarray) -> dict:
     """The columns that the measuring pass has filled, without those of dropped documents."""
     names = [name for one in known for name in columns_of(one)]
-    table = pq.read_table(measured, columns=["id", *names])
+    table = read_parquet(measured, ["id", *names])
     require_same_ids(ids, table["id"], measured)
     kept = np.zeros(len(table), bool)
     kept[rows] = True

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS
 from curation.decontaminate.benchmarks import Benchmark, Item, files_hash, raw_files, read_items
@@ -32,7 +31,7 @@ from curation.decontaminate.share import ShareScanner
 from curation.dedup.documents import Shard, list_shards
 from curation.dedup.minhash import string_buffers
 from curation.dedup.shingles import TABLES, hash_words
-from curation.files import read_json, remove, write_json, write_parquet
+from curation.files import read_json, read_parquet, remove, write_json, write_parquet
 from curation.ledger import alive, write_ledger
 from curation.measure.render import rendered_text
 from curation.schema import require_same_ids
@@ -156,7 +155,7 @@ def decontaminate(
             if (method := methods[shard.source]) != "none"
         }
         results = build.map(scan_shard, units, "threads")
-        tables = [pq.read_table(build.folder / FOUND / f"{key}.parquet") for key in sorted(units)]
+        tables = [read_parquet(build.folder / FOUND / f"{key}.parquet") for key in sorted(units)]
         matches = pa.concat_tables(tables) if tables else MATCHES.empty_table()
         order = [(name, "ascending") for name in ("source", "shard", "row", "benchmark", "item")]
         matches = matches.sort_by(order)
@@ -182,10 +181,8 @@ def scan_shard(
 ) -> dict[str, int]:
     """Look at the living documents of a shard; write its ledger and its matches."""
     search = load_search(index, method, settings)
-    ids = pq.read_table(shard.pool, columns=["id"])["id"].combine_chunks()
-    require_same_ids(
-        pa.chunked_array([ids]), pq.read_table(shard.measured, columns=["id"])["id"], str(shard.measured)
-    )
+    ids = read_parquet(shard.pool, ["id"])["id"].combine_chunks()
+    require_same_ids(pa.chunked_array([ids]), read_parquet(shard.measured, ["id"])["id"], str(shard.measured))
     rows = np.flatnonzero(alive(ledgers, shard.source, shard.name, len(ids)))
     scanner = search.scanner()
     found: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.edits import edits_path
-from curation.files import file_hash, json_hash, write_parquet
+from curation.files import file_hash, json_hash, read_parquet, write_parquet
 from curation.measure.language import LanguageIdentifier, language_model
 from curation.measure.station import DOCUMENT_COLUMNS, Measure, measure_table
 from curation.shards import batches
@@ -63,9 +63,9 @@ def _remeasure_shard(
     model: Path | None,
 ) -> dict[str, int]:
     columns = [name for name in pq.read_schema(before).names if name != STALE]
-    table = pq.read_table(before, columns=columns, use_threads=False)
+    table = read_parquet(before, columns)
     path = edits_path(spans, source, key)
-    rows = pq.read_table(path, columns=["row"])["row"].unique() if path.exists() else pa.chunked_array([[]])
+    rows = read_parquet(path, ["row"])["row"].unique() if path.exists() else pa.chunked_array([[]])
     if len(rows):
         identifier = LanguageIdentifier(model, config.language.prefix) if config.language else None
         documents = batches(shard, DOCUMENT_COLUMNS, rows.to_numpy())

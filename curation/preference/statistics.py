@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.files import read_parquet
 from curation.preference.facts import FACTS
 from curation.steps import StepOutput
 
@@ -47,7 +48,7 @@ def _facts(tokens: StepOutput, source: str, rows: pl.DataFrame) -> Iterable[pl.D
         path = tokens.folder / "shards" / f"{shard}.parquet"
         if FACTS.names[0] not in pq.read_schema(path).names:
             return
-        table = pl.from_arrow(pq.read_table(path, columns=COLUMNS))
+        table = pl.from_arrow(read_parquet(path, COLUMNS))
         yield table[here["row"].to_numpy().astype(np.int64)].with_columns(
             source=pl.lit(source), copies=here["copies"]
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.files import write_parquet
+from curation.files import read_parquet, write_parquet
 from curation.ledger import write_ledger
 from curation.rules.profile import Profile, decisions, failures
 from curation.rules.short_circuit import require_whole, was_short
@@ -56,7 +56,7 @@ def decide_shard(
     """Decide on one shard; returns the counts, those by rule in the profile's order."""
     present = set(pq.read_schema(shard).names)
     wanted = [name for name in profile.measurements if name in present]  # `failures` names the one that is not
-    table = pq.read_table(shard, columns=list(dict.fromkeys(["id", *wanted])), use_threads=False)
+    table = read_parquet(shard, list(dict.fromkeys(["id", *wanted])))
     ids = table["id"].combine_chunks()
     failed = failures(profile, table)
     if short:  # of the rules that a document fails only the first is known to be one

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.catalog import held_out
+from curation.files import read_parquet
 from curation.keys import key_of
 from curation.rules.profile import Profile, failures
 from curation.shards import Picks, pick
@@ -34,7 +35,7 @@ def choose_parents(
     def admit(source: str, path: Path) -> np.ndarray:
         admitted = ~failures(profile, _measurements(path, profile)).any(axis=1)
         if holdouts[source] > 0:
-            groups = pq.read_table(path, columns=["group_hash"])["group_hash"]
+            groups = read_parquet(path, ["group_hash"])["group_hash"]
             admitted &= ~held_out(groups, holdouts[source], seed)
         return admitted
 
@@ -45,4 +46,4 @@ def choose_parents(
 def _measurements(path: Path, profile: Profile) -> pa.Table:
     """The columns that a filter reads; `failures` names the one that is not there."""
     present = set(pq.read_schema(path).names)
-    return pq.read_table(path, columns=["id", *(name for name in profile.measurements if name in present)])
+    return read_parquet(path, ["id", *(name for name in profile.measurements if name in present)])

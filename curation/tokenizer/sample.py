@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.chat import DOCUMENT_COLUMNS, plain_texts
 from curation.dedup.bands import distinct
+from curation.files import read_parquet
 from curation.keys import key_of, keyed_hash
 from curation.ledger import alive
 from curation.mix.filters import exact
@@ -117,7 +117,7 @@ def choose_from_mix(manifest: Manifest, pools: Outputs, measured: Outputs, confi
         for (source, shard), group in rows.group_by("source", "shard", maintain_order=True)
     ]
     sizes = [
-        np.minimum(pq.read_table(_beside(measured[source], path), columns=["bytes"])["bytes"].to_numpy(), LONGEST)[
+        np.minimum(read_parquet(_beside(measured[source], path), ["bytes"])["bytes"].to_numpy(), LONGEST)[
             group["row"].to_numpy()
         ]
         for source, path, group in places
@@ -143,8 +143,8 @@ def alive_bytes(
     """Bytes of text of a pool's alive documents, of each at most `largest`."""
     total = 0
     for path in pool.shards():
-        measures = pq.read_table(_beside(measured, path), columns=["id", "bytes"])
-        require_same_ids(pq.read_table(path, columns=["id"])["id"], measures["id"], str(path))
+        measures = read_parquet(_beside(measured, path), ["id", "bytes"])
+        require_same_ids(read_parquet(path, ["id"])["id"], measures["id"], str(path))
         sizes = (
             measures["bytes"].to_numpy().astype(np.int64)[alive(ledgers, pool.source, path.stem, len(measures))]
         )
