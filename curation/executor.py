@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -26,6 +27,7 @@ ENGINES = ("local", "inline")
 ATTEMPTS = 3  # a unit whose worker process dies is tried this often
 FEW = 4  # units a worker, from which on it does not matter that the last ones run alone
 WINDOW = 4  # calls in flight a worker: a million units cost no memory
+SWITCH = 0.0005  # seconds after which a thread of Python yields: another may have but to call a kernel
 LOOK = 0.5  # seconds after which who waits for a result looks whether the executor was closed
 
 
@@ -121,16 +123,19 @@ class LocalExecutor(Executor):
         if engine not in ENGINES:
             raise ValueError(f"engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
         self.workers = max(1, workers or os.cpu_count() or 1) if engine == "local" else 1
+        self._switch = sys.getswitchinterval()
+        if self.workers > 1:
+            sys.setswitchinterval(SWITCH)
         self._preload: tuple[str, ...] = ()
         self._slots = threading.BoundedSemaphore(self.workers)
         self._lock = threading.Lock()
         self._processes: ProcessPoolExecutor | None = None
 
     def start(self, *modules: str) -> None:
-        """Start the worker processes; they load `modules` beside the caller, who may have imports of its own."""
+        """Start a worker process, which loads `modules` beside the caller, who may have imports of its own."""
         if self.workers > 1:
             self._preload = modules
-            self._pool()
+            self._pool(1)  # more would slow the caller down; they come with the first units
 
     def map(
         self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
@@ -154,7 +159,7 @@ class LocalExecutor(Executor):
     def _map_processes(self, function, units) -> Iterator[tuple[int, Any]]:
         todo = dict(enumerate(units))
         for attempt in range(1, ATTEMPTS + 1):
-            pool = self._pool()
+            pool = self._pool(self.workers)
             try:
                 for position, result in self._drain(partial(pool.submit, function), list(todo.items())):
                     del todo[position]
@@ -168,7 +173,8 @@ class LocalExecutor(Executor):
                         f"{len(todo)} units are left and a rerun continues there"
                     ) from error
 
-    def _pool(self) -> ProcessPoolExecutor:
+    def _pool(self, processes: int) -> ProcessPoolExecutor:
+        """The pool, with so many processes running."""
         with self._lock:
             if self.closed:
                 raise StoppedError("the run was stopped")
@@ -179,13 +185,15 @@ class LocalExecutor(Executor):
                     initializer=_start_worker,
                     initargs=(os.getpid(), self._preload),
                 )
-                # A call starts one. They inherit that Ctrl-C is blocked, and leave it to this process.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-                try:
-                    for _ in range(self.workers):
-                        self._processes.submit(os.getpid)
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # A call starts one. They inherit that Ctrl-C is blocked, and leave it to this process.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                while len(self._processes._processes or ()) < processes:
+                    self._processes.submit(os.getpid)
+            except BrokenProcessPool:
+                pass  # whoever uses it learns of it
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return self._processes
 
     def _discard(self, pool: ProcessPoolExecutor) -> None:
@@ -199,6 +207,8 @@ class LocalExecutor(Executor):
 
     def close(self) -> None:
         self.closed = True
+        if self.workers > 1:
+            sys.setswitchinterval(self._switch)
         if (pool := self._processes) is not None:
             self._discard(pool)
 

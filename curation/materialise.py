@@ -128,8 +128,8 @@ def write_shard(folder: Path, key: str, shard: str, tokenizer: str, dtype: str, 
         margin = margin_of(rows["transform"][0].as_py())
         known = pa.nulls(len(documents), pa.float32()) if margin is None else margins(documents, margin)
         facts.append(_facts(rows["place"], rendered, encoded).append_column("margin", known))
-    tokens.flush()
-    mask.flush()
+    for name in (TOKENS, MASK):  # not by the maps' own flush, for which every thread would wait
+        sync(folder / name)
     write_parquet(folder / FACTS / f"{key}.parquet", pa.concat_tables(facts))
     return {"in_loss": in_loss}
 

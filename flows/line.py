@@ -364,7 +364,7 @@ class Line:
             if not any(promised.exception() for promised in made.values()):
                 self._hold_out(kind)
 
-        self._at_once(make, lambda: hold_out("text"), lambda: hold_out("pairs"), materialise_each)
+        self._at_once(make, materialise_each, lambda: hold_out("text"), lambda: hold_out("pairs"))
 
     def _hold_out(self, kind: Literal["text", "pairs"]) -> None:
         """A held-out set, of which no document is near one of a mix."""

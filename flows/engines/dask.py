@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -23,7 +22,6 @@ from curation.executor import ATTEMPTS
 from curation.files import remove
 
 PATIENCE = "15s"  # for a scheduler at an address to answer
-SWITCH = 0.0005  # seconds after which a thread of Python yields: a task passes Dask's own thread several times
 SETTINGS = {
     "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
     "distributed.nanny.environ": WORKER_ENVIRONMENT,
@@ -46,8 +44,6 @@ class DaskExecutor(ClusterExecutor):
 
     def __init__(self, workers: int | None = None, address: str | None = None, workspace: Path = Path()):
         super().__init__(workers or os.cpu_count() or 1)
-        self._switch = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH)
         self._cluster: LocalCluster | None = None
         self._client: Client | None = None
         if address is None:
@@ -108,7 +104,6 @@ class DaskExecutor(ClusterExecutor):
                 self._client.close(timeout=5)
         if self._cluster is not None:
             self._cluster.close(timeout=10)
-        sys.setswitchinterval(self._switch)
 
 
 class IgnoreInterrupts(WorkerPlugin):
