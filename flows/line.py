@@ -105,11 +105,12 @@ class Line:
 
     def curate(self) -> None:
         """Pools to catalogs: measure, decide, synthesise, dedup, trim, decontaminate, derive, count, score."""
-        self._measure_and_decide(self.pipeline.sources)
+        self._at_once(lambda: self._measure_and_decide(self.pipeline.sources), self._index_benchmarks)
         for synthesis in self.pipeline.synthesis:
             self._synthesise(synthesis)
             self._measure_and_decide([synthesis])
-        self._at_once(self._deduplicate_and_trim, self._index_benchmarks)
+        self._deduplicate()
+        self._trim()
         self._decontaminate()
         self._count_and_score()
 
@@ -167,10 +168,6 @@ class Line:
 
         self._at_once(apply_rules, edit)
 
-    def _deduplicate_and_trim(self) -> None:
-        self._deduplicate()
-        self._trim()
-
     def _deduplicate(self) -> None:
         context, settings = self.context, self.pipeline.dedup
         if settings.index is not None:
@@ -214,9 +211,10 @@ class Line:
         )
 
     def _index_benchmarks(self) -> None:
-        settings, pools = self.pipeline.decontaminate, self.pools
+        settings = self.pipeline.decontaminate
         if settings is not None:
-            self.stage("decontaminate-index", lambda: index_benchmarks(self.context, pools, settings))
+            kinds = {source.name: source.kind for source in self.pipeline.all_sources}
+            self.stage("decontaminate-index", lambda: index_benchmarks(self.context, kinds, settings))
 
     def _decontaminate(self) -> None:
         settings = self.pipeline.decontaminate

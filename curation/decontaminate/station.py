@@ -95,17 +95,17 @@ def load_search(folder: Path, method: str, settings: Decon | NgramShare) -> Sear
     return Search(method, index, items, settings)
 
 
-def index_benchmarks(ctx: Context, pools: Mapping[str, StepOutput], config: Decontaminate) -> StepOutput:
+def index_benchmarks(ctx: Context, kinds: Mapping[str, str], config: Decontaminate) -> StepOutput:
     """The step `decontaminate-index`: the evaluation sets as each method in use searches for them.
 
-    Of the pools only the kinds are asked, so that it can be made beside whatever comes before `decontaminate`.
+    `kinds`: of each source, which decides the method. Needs no document: it can be made beside what comes before.
     Counts: by_benchmark: items, unreadable, for each method compared and ignored (by reason); index_bytes,
     index_ngrams.
 
     Raises ConfigError for a benchmark without files, ValueError for one of which no record can be read.
     """
     files = {benchmark.name: raw_files(ctx, benchmark) for benchmark in config.benchmarks}
-    methods = _methods(pools, config)
+    methods = {source: config.method_for(source, kinds[source]) for source in sorted(kinds)}
     inputs = {f"benchmark/{name}": files_hash(found) for name, found in files.items()}
 
     def work(build: Build) -> None:
@@ -141,8 +141,9 @@ def decontaminate(
     Raises what `index_benchmarks` raises.
     """
     ledgers = list(ledgers)
-    index = index_benchmarks(ctx, pools, config)
-    methods = _methods(pools, config)
+    kinds = {source: pools[source].record["config"].get("kind", "text") for source in sorted(pools)}
+    index = index_benchmarks(ctx, kinds, config)
+    methods = {source: config.method_for(source, kind) for source, kind in kinds.items()}
     outputs = [*pools.values(), *measured.values(), *ledgers, index]
     inputs = {output.name: output.content for output in outputs}
 
@@ -213,11 +214,6 @@ def scan_shard(
         threshold=np.array([one[3] if one else np.nan for one in hits], np.float64),
     )
     return {"documents": len(rows), "hit": int(hit.sum()), "dropped": int(hit.sum()) if action == "drop" else 0}
-
-
-def _methods(pools: Mapping[str, StepOutput], config: Decontaminate) -> dict[str, str]:
-    kinds = {source: pools[source].record["config"].get("kind", "text") for source in sorted(pools)}
-    return {source: config.method_for(source, kind) for source, kind in kinds.items()}
 
 
 def _searched(config: Decontaminate, methods: dict[str, str]) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def test_units_find_the_indexes_in_files(stations, paragraphs, items, benchmark,
     monkeypatch.setattr(Build, "map", weighs)
     config = Decontaminate(benchmarks=[benchmark])
     run(stations, config)
-    assert index_benchmarks(stations.ctx, stations.pools, config).record["bytes"] > 10 * max(sizes)
+    assert index_benchmarks(stations.ctx, {"text": "text"}, config).record["bytes"] > 10 * max(sizes)
 
 
 def test_a_killed_run_goes_on_with_the_shards_left(make_stations, paragraphs, items, benchmark, monkeypatch):
@@ -289,7 +289,7 @@ def test_what_cannot_be_read_is_counted_and_told(stations, tmp_path, items):
     broken = Benchmark(name="set", root=str(folder), include=["*"], question="question")
     config = Decontaminate(benchmarks=[broken])
     output = run(stations, config)
-    alarm = index_benchmarks(stations.ctx, stations.pools, config).record["alarms"][0]
+    alarm = index_benchmarks(stations.ctx, {"text": "text"}, config).record["alarms"][0]
     assert output.counts["by_benchmark"]["set"] | {"decon": None} == {
         "items": 1,
         "unreadable": 3,
