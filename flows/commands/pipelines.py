@@ -79,7 +79,7 @@ def _preparing_server(workspace: Path, wanted: bool) -> contextlib.AbstractConte
 def _preparing_workers(
     workspace: Path, engine: str, workers: int | None, wanted: bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """Processes that load what ingest needs while this one loads the line, in a workspace where all is to do."""
+    """A worker that loads what ingest needs while this process loads the line, where all is still to do."""
     if not wanted or engine != "local" or (workspace / "steps").exists():
         return contextlib.nullcontext()
     from curation.executor import LocalExecutor

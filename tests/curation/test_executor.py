@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from curation.executor import LocalExecutor, StoppedError
+from curation.executor import SWITCH, LocalExecutor, StoppedError
 
 
 def square(x):
@@ -49,8 +49,17 @@ def test_workers_that_are_started_early_load_what_they_are_told_and_leave_interr
         executor.start("colorsys")
         units = [("colorsys",), ("wave",)] * 8
         early = [loaded for _, loaded in sorted(executor.map(is_loaded, units, "processes"))]
+        assert len(executor._processes._processes) == 2
     assert early == [(True, True), (False, True)] * 8
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_threads_take_turns_sooner_while_several_work():
+    before = sys.getswitchinterval()
+    with LocalExecutor(2):
+        assert sys.getswitchinterval() == pytest.approx(SWITCH)
+    with LocalExecutor(1):
+        assert sys.getswitchinterval() == before
 
 
 def test_dead_worker_costs_only_its_units(tmp_path):

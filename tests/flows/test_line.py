@@ -17,6 +17,7 @@ from curation.files import file_hash
 from curation.mix.manifest import ManifestError, load_manifest, verify_manifest
 from curation.steps import DamagedError
 from flows.execute import Options, execute, missing_step
+from flows.line import Line
 from tests.mini import fingerprints, write_inputs, write_pipeline
 
 
@@ -150,6 +151,26 @@ def test_closed_executor_ends_a_run_as_interrupted(pipeline, tmp_path, monkeypat
 
     assert load_run(tmp_path / "workspace").data["status"] == "interrupted"
     execute(Options(pipeline, tmp_path / "workspace", until="curate", workers=1))
+
+
+def test_a_mix_that_fails_ends_what_waits_for_it(finished, pipeline, tmp_path, monkeypatch):
+    """The mixes before it are written out; those after it, and the held-out sets, are not waited for."""
+    workspace = tmp_path / "workspace"
+    shutil.copytree(finished.workspace, workspace)
+    for made in ("mix", "data", "heldout"):
+        shutil.rmtree(workspace / "steps" / made)
+    whole, (first, second, *_) = Line.mix_one, finished.steps("mix/")
+
+    def fails(line, name):
+        if name == second:
+            raise ValueError("no such mix")
+        return whole(line, name)
+
+    monkeypatch.setattr(Line, "mix_one", fails)
+    with pytest.raises(ValueError, match="no such mix"):
+        execute(Options(pipeline, workspace, workers=2))
+    assert [path.name for path in (workspace / "steps/data").iterdir()] == [first]
+    assert not (workspace / "steps/heldout").exists()
 
 
 def test_the_report_gives_the_hash_of_each_raw_file(finished, inputs):
