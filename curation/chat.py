@@ -8,11 +8,14 @@ content and the `<|end|>` after it. A text is its content and the end-of-text to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.schema import MESSAGES, one_array
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -45,6 +48,7 @@ ROLES = {
 CUT = {"none": "head", "chat_plain": "chat_plain_head"}
 WHOLE = {cut: whole for whole, cut in CUT.items()}
 KIND_TRANSFORM = {"text": "none", "chat": "chat", "pairs": "pair"}  # how each kind is trained on by default
+PAIR = ("messages", "chosen", "messages", "rejected")  # what a pair is rendered from, in order
 DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected"]
 
 
@@ -62,7 +66,7 @@ class Specials:
 class Segments:
     """Documents cut into contents, each with the special tokens around it. n documents, m segments."""
 
-    contents: list[str]  # m
+    contents: pa.LargeStringArray  # (m,), no nulls
     opening: np.ndarray  # int64 (m,): token id, -1 for none
     closing: np.ndarray  # int64 (m,): token id, -1 for none
     loss: np.ndarray  # bool (m,): content and closing token are in the loss
@@ -120,69 +124,92 @@ def segments(table: pa.Table | pa.RecordBatch, transform: str, specials: Special
         raise ValueError(f"document {table['id'][0]}: transform '{transform}' does not fit {kind}; use {allowed}")
     if transform in ("none", "chat_plain"):
         return _plain_segments(plain_texts(table), specials)
-    rows = []
-    for document, messages, chosen, rejected in _conversations(table):
-        prompt = _turns(document, messages, specials)
-        if transform == "chat":
-            rows.append((prompt, 0, 0))
-        else:
-            first = prompt + _turns(document, chosen, specials)
-            both = first + prompt + _turns(document, rejected, specials)
-            # The prompt's own assistant turns are context here: only the two responses are compared.
-            masked = [
-                (content, turn, loss and not _in_prompt(place, len(prompt), len(first)))
-                for place, (content, turn, loss) in enumerate(both)
-            ]
-            rows.append((masked, len(prompt), len(first)))
-    return _turn_segments(rows, specials)
+    turns, lengths = _turns(table, ("messages",) if transform == "chat" else PAIR)
+    roles = pc.fill_null(pc.index_in(turns.field("role"), pa.array(ROLES, pa.string())), -1).to_numpy()
+    _require(table, turns, lengths, roles >= 0)
+    numbers, learned = (
+        np.array([of[turn] for turn in ROLES.values()])[roles]
+        for of in (specials.turns, {turn: turn == "assistant" for turn in TURNS})
+    )
+    parts = np.zeros((len(table), 2), np.int64)
+    if transform == "pair":
+        parts = np.cumsum(lengths[:, :2], axis=1)
+        # The prompt's own assistant turns are context here: only the two responses are compared.
+        learned &= np.repeat(np.tile([False, True], 2 * len(table)), lengths.ravel())
+    return Segments(
+        contents=turns.field("content"),
+        opening=numbers,
+        closing=np.full(len(turns), specials.end_of_turn, np.int64),
+        loss=learned,
+        starts=_starts(lengths),
+        parts=parts,
+    )
 
 
-def plain_texts(table: pa.Table | pa.RecordBatch) -> list[str]:
-    """Each document as one text: a text as it is; messages (of pairs: prompt and chosen) joined by blank lines."""
-    if len(table) == 0:
-        return []
-    if kind_of(table) == "text":
-        return table["text"].to_pylist()
-    return [
-        "\n\n".join(_contents(document, [*messages, *(chosen or [])]))
-        for document, messages, chosen, _ in _conversations(table)
-    ]
+def plain_texts(table: pa.Table | pa.RecordBatch) -> pa.LargeStringArray:
+    """Each document as one text: a text as it is; messages (of pairs: prompt and chosen) joined by blank lines.
+
+    Raises ValueError naming the document for a message without content.
+    """
+    kind = kind_of(table) if len(table) else "text"
+    if kind == "text":
+        return one_array(table["text"]).cast(pa.large_string())
+    turns, lengths = _turns(table, ("messages", "chosen") if kind == "pairs" else ("messages",))
+    _require(table, turns, lengths)
+    return joined(turns.field("content"), _starts(lengths))
 
 
-def _conversations(table: pa.Table | pa.RecordBatch) -> Iterable[tuple]:
-    return zip(*(table[name].to_pylist() for name in ("id", "messages", "chosen", "rejected")), strict=True)
+def joined(contents: pa.LargeStringArray, starts: np.ndarray) -> pa.LargeStringArray:
+    """The texts starts[i] to starts[i + 1] of `contents` (no null) joined by blank lines, for each i."""
+    return pc.binary_join(pa.LargeListArray.from_arrays(starts, contents), pa.scalar("\n\n", pa.large_string()))
 
 
-def _content(document: str, place: int, message: dict) -> str:
-    if message["content"] is None:
-        raise ValueError(f"document {document}: message {place} ({message['role']}) has no content; expected text")
-    return message["content"]
+def _turns(table: pa.Table | pa.RecordBatch, columns: Sequence[str]) -> tuple[pa.StructArray, np.ndarray]:
+    """The messages of each document, those of one column after those of the other; and how many they are, by
+    document and column: int64 (n, columns)."""
+    lists = {name: one_array(table[name]).cast(MESSAGES) for name in columns}
+    sizes = {
+        name: pc.fill_null(pc.list_value_length(one), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        for name, one in lists.items()
+    }
+    lengths = np.stack([sizes[name] for name in columns], axis=1)
+    turns = [one.flatten() for one in lists.values()]
+    if len(columns) == 1:
+        return turns[0], lengths
+    before = dict(zip(lists, np.cumsum([0, *map(len, turns)]), strict=False))
+    first = np.stack([before[name] + np.cumsum(sizes[name]) - sizes[name] for name in columns], axis=1)
+    counts = lengths.ravel()
+    places = np.repeat(first.ravel() - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    return pa.concat_arrays(turns).take(pa.array(places)), lengths
 
 
-def _contents(document: str, messages: list[dict]) -> list[str]:
-    return [_content(document, place, message) for place, message in enumerate(messages)]
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Where the messages of each document begin, and where the last ones end: int64 (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths.sum(axis=1))])
 
 
-def _turns(document: str, messages: list[dict], specials: Specials) -> list[tuple[str, int, bool]]:
-    """(content, opening token id, in loss) of each message."""
-    turns = []
-    for place, message in enumerate(messages):
-        turn = ROLES.get(message["role"])
-        if turn is None:
-            raise ValueError(
-                f"document {document}: message {place} has the role {message['role']!r}; "
-                f"expected one of {', '.join(ROLES)}: map it in the source's reader"
-            )
-        turns.append((_content(document, place, message), specials.turns[turn], turn == "assistant"))
-    return turns
+def _require(
+    table: pa.Table | pa.RecordBatch, turns: pa.StructArray, lengths: np.ndarray, known: np.ndarray | None = None
+) -> None:
+    """Raises ValueError for the first message without content, or with a role that is not `known`, bool (m,)."""
+    sound = pc.is_valid(turns.field("content")).to_numpy(zero_copy_only=False)
+    sound = sound if known is None else sound & known
+    if sound.all():
+        return
+    at = int(sound.argmin())
+    ends = np.cumsum(lengths.ravel())
+    run = int(np.searchsorted(ends, at, "right"))
+    document, place = table["id"][run // lengths.shape[1]], at - int(ends[run] - lengths.ravel()[run])
+    role = turns.field("role")[at].as_py()
+    if known is None or known[at]:
+        raise ValueError(f"document {document}: message {place} ({role}) has no content; expected text")
+    raise ValueError(
+        f"document {document}: message {place} has the role {role!r}; "
+        f"expected one of {', '.join(ROLES)}: map it in the source's reader"
+    )
 
 
-def _in_prompt(place: int, prompt: int, first: int) -> bool:
-    """Whether segment `place` of prompt, chosen, prompt, rejected belongs to one of the two prompts."""
-    return place < prompt or first <= place < first + prompt
-
-
-def _plain_segments(texts: list[str], specials: Specials) -> Segments:
+def _plain_segments(texts: pa.LargeStringArray, specials: Specials) -> Segments:
     n = len(texts)
     return Segments(
         contents=texts,
@@ -191,17 +218,4 @@ def _plain_segments(texts: list[str], specials: Specials) -> Segments:
         loss=np.ones(n, bool),
         starts=np.arange(n + 1, dtype=np.int64),
         parts=np.zeros((n, 2), np.int64),
-    )
-
-
-def _turn_segments(rows: list[tuple[list, int, int]], specials: Specials) -> Segments:
-    flat = [segment for turns, _, _ in rows for segment in turns]
-    counts = np.array([len(turns) for turns, _, _ in rows], np.int64)
-    return Segments(
-        contents=[content for content, _, _ in flat],
-        opening=np.array([turn for _, turn, _ in flat], np.int64),
-        closing=np.full(len(flat), specials.end_of_turn, np.int64),
-        loss=np.array([loss for _, _, loss in flat], bool),
-        starts=np.concatenate([[0], np.cumsum(counts)]),
-        parts=np.array([[prompt, first] for _, prompt, first in rows], np.int64).reshape(-1, 2),
     )

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from curation.compiled import njit
 from curation.files import atomic, json_hash
 from curation.measure.utf8 import decode, text_buffers
-from curation.schema import DOCUMENT
+from curation.schema import DOCUMENT, one_array
 from curation.steps import Context, StepOutput, step
 
 VERSION = 1
@@ -83,7 +83,7 @@ def span_lists(spans: pa.Table, first: int, rows: int) -> pa.ListArray:
     """The spans of the documents `first` to `first + rows` of a shard, from its table of EDITS. Shape (rows,)."""
     bounds = np.searchsorted(spans["row"].to_numpy(), np.arange(first, first + rows + 1))
     part = spans.slice(bounds[0], bounds[-1] - bounds[0]).combine_chunks()
-    columns = [_chunk(part[name]) for name, _ in _FIELDS]
+    columns = [one_array(part[name]) for name, _ in _FIELDS]
     values = pa.StructArray.from_arrays(columns, fields=list(SPANS.value_type))
     return pa.ListArray.from_arrays(pa.array(bounds - bounds[0], pa.int32()), values).cast(SPANS)
 
@@ -144,7 +144,7 @@ def edit_shard(folder: Path, key: str, shard: str, spans: str) -> dict[str, Any]
         with pq.ParquetWriter(temporary, DOCUMENT, compression="zstd") as writer:
             for batch in file.iter_batches(batch_size=rows, use_threads=False):
                 documents = pa.Table.from_batches([batch])
-                before = _chunk(documents["text"])
+                before = one_array(documents["text"])
                 try:
                     after = apply_edits(before, span_lists(table, counts["documents"], len(documents)))
                 except ValueError as error:
@@ -169,10 +169,6 @@ def span_counts(spans: pa.Table) -> dict[str, Any]:
         "spans_by_rule": {row["rule"]: row["removed_count"] for row in by_rule},
         "removed_by_rule": {row["rule"]: row["removed_sum"] for row in by_rule},
     }
-
-
-def _chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _bytes(texts: pa.LargeStringArray) -> int:

@@ -117,12 +117,11 @@ class Encoder:
             ids[start : start + len(one.ids)] = one.ids
         return ids, starts
 
-    def lengths(self, texts: list[str] | pa.ChunkedArray) -> np.ndarray:
-        """The number of ids of each of n texts (of Arrow: large_string, no null), int64 (n,)."""
+    def lengths(self, texts: list[str] | pa.LargeStringArray) -> np.ndarray:
+        """The number of ids of each of n texts (of Arrow: no null), int64 (n,)."""
         if self._counter is None:
             return np.diff(self.contents(texts if isinstance(texts, list) else texts.to_pylist())[1])
-        arrays = [pa.array(texts, pa.large_string())] if isinstance(texts, list) else texts.chunks
-        return np.concatenate([np.empty(0, np.int64), *(self._counter.count(one) for one in arrays)])
+        return self._counter.count(pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts)
 
     def count(self, segments: Segments) -> Counted:
         """How many ids `encode` gives."""
@@ -142,7 +141,7 @@ class Encoder:
 
     def encode(self, segments: Segments) -> Encoded:
         """The ids of documents with the special tokens around their contents, and the loss mask."""
-        content, content_starts = self.contents(segments.contents)
+        content, content_starts = self.contents(segments.contents.to_pylist())
         lengths = np.diff(content_starts)
         opens, closes = segments.opening >= 0, segments.closing >= 0
         starts = np.concatenate([[0], np.cumsum(lengths + opens + closes)]).astype(np.int64)

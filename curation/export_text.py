@@ -167,7 +167,7 @@ def texts(rendered: Segments, encoder: Encoder) -> list[str]:
     pieces = [
         spelled(opening) + content + spelled(closing)
         for opening, content, closing in zip(
-            rendered.opening.tolist(), rendered.contents, rendered.closing.tolist(), strict=True
+            rendered.opening.tolist(), rendered.contents.to_pylist(), rendered.closing.tolist(), strict=True
         )
     ]
     starts = rendered.starts.tolist()

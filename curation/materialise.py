@@ -152,7 +152,7 @@ def rendered_rows(
             encoded = encoder.encode(rendered)
             if transform in WHOLE:
                 encoded = encoded.first(rows["tokens"].to_numpy())
-                rendered = replace(rendered, contents=encoder.decode(encoded))
+                rendered = replace(rendered, contents=pa.array(encoder.decode(encoded), pa.large_string()))
             _require_counts(rows, documents, encoded, shard)
             yield rows, documents, rendered, encoded
 
@@ -241,7 +241,7 @@ def _require_counts(rows: pa.Table, documents: pa.Table, encoded: Encoded, shard
 
 def _facts(places: pa.ChunkedArray, rendered: Segments, encoded: Encoded) -> pa.Table:
     """Bytes in the loss, prompt length and length of the first sequence of each document."""
-    sizes = np.array([len(content.encode()) for content in rendered.contents], np.int64) * rendered.loss
+    sizes = pc.binary_length(rendered.contents).to_numpy() * rendered.loss
     at_segment = np.concatenate([[0], np.cumsum(sizes)])
     first_segment = rendered.starts[:-1]
     begin = encoded.segment_starts[first_segment]

@@ -94,10 +94,11 @@ def document_id(source: str, content: bytes) -> str:
 def messages_bytes(*conversations: list[dict[str, str]] | None) -> bytes:
     """The content of a chat document (its messages) or of a pair (messages, chosen, rejected), for `document_id`.
 
-    JSON without spaces: a list of conversations, each a list of [role, content].
+    JSON without spaces: a list of conversations, each a list of [role, content]. Raises TypeError for a lone
+    surrogate.
     """
     turns = [[[turn["role"], turn["content"]] for turn in messages or ()] for messages in conversations]
-    return json.dumps(turns, ensure_ascii=False, separators=(",", ":")).encode()
+    return orjson.dumps(turns)
 
 
 def metadata_of(text: str | None) -> dict[str, Any]:
@@ -114,6 +115,13 @@ def metadata_of(text: str | None) -> dict[str, Any]:
         clean = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(value, ensure_ascii=False))
         value = orjson.loads(clean)
     return value if isinstance(value, dict) else {}
+
+
+def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column of a table, or of a record batch, as one array."""
+    if isinstance(column, pa.ChunkedArray):
+        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return column
 
 
 def require_columns(table: pa.Table, schema: pa.Schema, where: str) -> None:

@@ -140,7 +140,7 @@ def _counted(encoder: Encoder, batch: tuple[np.ndarray, pa.Table]) -> tuple[pa.T
     _, table = batch
     kind, facts = kind_of(table), []
     if kind == "text":  # its end-of-text token is in the loss too
-        tokens = plain = in_loss = encoder.lengths(table["text"]) + 1
+        tokens = plain = in_loss = encoder.lengths(plain_texts(table)) + 1
     else:
         rendered = segments(table, KIND_TRANSFORM[kind], encoder.specials)
         counted = encoder.count(rendered)

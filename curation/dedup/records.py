@@ -30,6 +30,7 @@ from curation.read.record import (
     value_at,
 )
 from curation.read.rows import BOM, json_value
+from curation.schema import one_array
 
 RECORD = pa.schema(
     [
@@ -170,8 +171,7 @@ def _numbers(data: np.ndarray, values: Values, rows: np.ndarray) -> pa.Array:
 
 
 def _at(table: pa.Table, path: list[str]) -> pa.Array:
-    column = table[path[0]]
-    column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    column = one_array(table[path[0]])
     return pc.struct_field(column, path[1:]) if len(path) > 1 else column
 
 

@@ -234,7 +234,7 @@ def _work(
 def _parents(config: Cwe | Rex, nouns: frozenset[str] | None, picks: list[Picks]) -> Iterator[Parent]:
     for chosen in picks:
         for _, table in batches(chosen.path, [*DOCUMENT_COLUMNS, "created"], chosen.rows):
-            columns = table["id"].to_pylist(), plain_texts(table), table["created"].to_pylist()
+            columns = table["id"].to_pylist(), plain_texts(table).to_pylist(), table["created"].to_pylist()
             for document, text, created in zip(*columns, strict=True):
                 if config.how == "cwe":
                     slots = cwe_slots(config, nouns, document, text)

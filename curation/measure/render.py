@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.measure.utf8 import text_buffers
-from curation.schema import MESSAGES
+from curation.chat import joined
+from curation.schema import MESSAGES, one_array
 
 BLANK_LINE = "\n\n"
 
@@ -31,21 +31,15 @@ def prompt_text(table: pa.Table | pa.RecordBatch) -> pa.LargeStringArray:
 
 
 def _text_or(table: pa.Table | pa.RecordBatch, columns: tuple[str, ...], cut: bool) -> pa.LargeStringArray:
-    text = _one_array(table.column("text")).cast(pa.large_string())
+    text = one_array(table.column("text")).cast(pa.large_string())
     if text.null_count == 0:
         return text
-    parts = [_joined(_one_array(table.column(column)), cut) for column in columns]
+    parts = [_joined(one_array(table.column(column)), cut) for column in columns]
     contents = parts[0]
     for part in parts[1:]:
         both = pc.binary_join_element_wise(contents, part, _large(BLANK_LINE))  # null if either is
         contents = pc.coalesce(both, contents, part)
     return pc.coalesce(text, contents, _large(""))
-
-
-def _one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    return column
 
 
 def _joined(messages: pa.ListArray, cut: bool) -> pa.LargeStringArray:
@@ -58,16 +52,8 @@ def _joined(messages: pa.ListArray, cut: bool) -> pa.LargeStringArray:
         contents = contents.filter(pa.array(keep))
         rows = np.repeat(np.arange(len(lengths)), lengths)
         lengths = np.bincount(rows[keep], minlength=len(lengths))
-    turn_offsets = np.concatenate([[0], np.cumsum(lengths)])
-    last = np.zeros(len(contents), bool)
-    last[turn_offsets[1:][lengths > 0] - 1] = True
-    ended = pc.binary_join_element_wise(
-        contents, pc.if_else(pa.array(last), _large(""), _large(BLANK_LINE)), _large("")
-    )
-    data, offsets = text_buffers(ended)  # the contents of a list, each with its ending, lie side by side
-    starts = pa.py_buffer(np.ascontiguousarray(offsets[turn_offsets]))
-    joined = pa.LargeStringArray.from_buffers(len(lengths), starts, pa.py_buffer(data))
-    return pc.if_else(pa.array(lengths > 0), joined, _large(None))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return pc.if_else(pa.array(lengths > 0), joined(contents, starts), _large(None))
 
 
 def _large(value: str | None) -> pa.Scalar:

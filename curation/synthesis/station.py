@@ -187,7 +187,7 @@ def _parents(config: Synthesis, template: Template, generator: Generator, picks:
     """The chosen documents in the order of the pools, each with its prompt."""
     for chosen in picks:
         for _, table in batches(chosen.path, [*DOCUMENT_COLUMNS, "metadata"], chosen.rows):
-            columns = table["id"].to_pylist(), plain_texts(table), table["metadata"].to_pylist()
+            columns = table["id"].to_pylist(), plain_texts(table).to_pylist(), table["metadata"].to_pylist()
             for document, text, metadata in zip(*columns, strict=True):
                 fields = json.loads(metadata or "{}")
                 try:

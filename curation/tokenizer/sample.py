@@ -54,7 +54,7 @@ class Sample:
         both += [one for one in others if one.path not in own]
         for place, rows, table in chosen(both, DOCUMENT_COLUMNS, threads):
             source, path = both[place].source, both[place].path
-            texts = [beginning(text) for text in plain_texts(table)]
+            texts = [beginning(text) for text in plain_texts(table).to_pylist()]
             held.setdefault(source, []).extend(compress(texts, np.isin(rows, beside.get(path, none))))
             times = np.isin(rows, own.get(path, none)).astype(np.int64)
             at = np.flatnonzero(times)

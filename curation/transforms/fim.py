@@ -55,13 +55,15 @@ def fim_segments(table: pa.Table | pa.RecordBatch, fim: Fim, specials: Specials)
         )
     rows = [
         pieces(text, fim, hashed)
-        for text, hashed in zip(plain_texts(table), keyed_hash(table["id"], key_of(0, "fim")), strict=True)
+        for text, hashed in zip(
+            plain_texts(table).to_pylist(), keyed_hash(table["id"], key_of(0, "fim")), strict=True
+        )
     ]
     counts = np.array([len(row) for row in rows], np.int64)
     flat = [piece for row in rows for piece in row]
     closing = [specials.end_of_text if token is None else specials.others[token] for _, token in flat]
     segments = Segments(
-        contents=[content for content, _ in flat],
+        contents=pa.array([content for content, _ in flat], pa.large_string()),
         opening=np.full(len(flat), -1, np.int64),
         closing=np.array(closing, np.int64),
         loss=np.ones(len(flat), bool),

@@ -68,7 +68,7 @@ def measure_corpus(kind: str, texts: list[str], folder: Path, compare: float) ->
     """All figures of one corpus."""
     sample = spread(texts, compare)
     part = megabytes(sample)
-    columns = [pa.chunked_array([some], pa.large_string()) for some in (sample, sample[::2], sample[1::2])]
+    columns = [pa.array(some, pa.large_string()) for some in (sample, sample[::2], sample[1::2])]
     row = {
         "documents": kind,
         "count": len(texts),

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,6 +16,8 @@ texts = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(
     ["", "\n", " it's  ", "日本\r\n", "a" * 99]
 )
 innocent = texts.filter(lambda text: not any(token in text for token in SPECIAL_TOKENS))
+SIDES = ("messages", "chosen", "rejected")
+turns = st.lists(st.tuples(st.sampled_from(sorted(ROLES)), texts), max_size=4)
 messages = st.lists(st.tuples(st.sampled_from(sorted(ROLES)), innocent), min_size=1, max_size=6)
 
 
@@ -124,11 +128,47 @@ def test_a_pair_is_prompt_and_chosen_then_prompt_and_rejected_with_loss_on_the_r
     assert encoded.segment_starts[4] == len(ids[0])
 
 
+def by_hand(documents: list[dict], specials, masked=("messages",)) -> list[list[tuple]]:
+    """(content, opening, in loss) of each segment of pairs, message by message."""
+    return [
+        [
+            (content, specials.turns[ROLES[role]], ROLES[role] == "assistant" and side not in masked)
+            for side in ("messages", "chosen", "messages", "rejected")
+            for role, content in document[side]
+        ]
+        for document in documents
+    ]
+
+
+def of_segments(cut: Segments) -> list[list[tuple]]:
+    rows = list(zip(cut.contents.to_pylist(), cut.opening.tolist(), cut.loss.tolist(), strict=True))
+    return [rows[first:last] for first, last in itertools.pairwise(cut.starts.tolist())]
+
+
+@settings(deadline=None)
+@given(
+    documents=st.lists(st.fixed_dictionaries(dict.fromkeys(("messages", "chosen", "rejected"), turns)), max_size=4)
+)
+def test_segments_of_pairs_are_those_of_their_messages(encoder, documents):
+    """A slice of a table has its own messages alone; a prompt's answers are not in the loss."""
+    before = {name: [("user", "not of it")] * 3 for name in SIDES}
+    pairs = table(before, *documents, before).slice(1, len(documents))
+    cut = segments(pairs, "pair", encoder.specials)
+    assert of_segments(cut) == by_hand(documents, encoder.specials)
+    parts = [[len(one["messages"]), len(one["messages"]) + len(one["chosen"])] for one in documents]
+    assert cut.parts.tolist() == parts
+    assert cut.closing.tolist() == [encoder.specials.end_of_turn] * len(cut.contents)
+    spoken = [[content for _, content in one["messages"] + one["chosen"]] for one in documents]
+    assert plain_texts(pairs).to_pylist() == ["\n\n".join(one) for one in spoken]
+    answered = any(ROLES[role] == "assistant" for one in documents for role, _ in one["messages"])
+    assert (of_segments(cut) != by_hand(documents, encoder.specials, masked=())) == answered
+
+
 def test_plain_renderings(encoder, peer):
     chat = {"messages": [("user", "2 + 2?"), ("assistant", "4")]}
     pair = chat | {"chosen": [("assistant", "yes")], "rejected": [("assistant", "no")]}
-    assert plain_texts(table(chat)) == rendered_text(table(chat)).to_pylist() == ["2 + 2?\n\n4"]
-    assert plain_texts(table(pair)) == ["2 + 2?\n\n4\n\nyes"]
+    assert plain_texts(table(chat)).to_pylist() == rendered_text(table(chat)).to_pylist() == ["2 + 2?\n\n4"]
+    assert plain_texts(table(pair)).to_pylist() == ["2 + 2?\n\n4\n\nyes"]
     assert rendered_text(table(pair)).to_pylist() == ["2 + 2?\n\n4\n\nyes\n\nno"]
     encoded = encode(encoder, "chat_plain", chat)
     assert peer.decode(encoded.ids) == "2 + 2?\n\n4<|endoftext|>"
@@ -158,6 +198,10 @@ def test_a_role_that_is_not_known_is_named_with_its_document(encoder):
         segments(table({"messages": [("user", "x"), ("narrator", "y")]}), "chat", encoder.specials)
     with pytest.raises(ValueError, match=r"document 0{32}: message 0 \(user\) has no content"):
         plain_texts(table({"messages": [("user", None)]}))
+    pair = {"messages": [("user", "a"), ("user", "b")], "chosen": [("user", "c")], "rejected": [("user", "d")]}
+    broken = [pair, {"messages": [], "chosen": [], "rejected": [("gpt", "e"), ("gpt", None), ("poet", "f")]}]
+    with pytest.raises(ValueError, match=r"document 0{31}1: message 1 \(gpt\) has no content"):
+        segments(table(*broken), "pair", encoder.specials)
 
 
 def test_kinds_and_transforms_that_do_not_fit_are_errors(encoder):

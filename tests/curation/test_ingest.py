@@ -84,6 +84,15 @@ def test_ids_of_conversations_are_of_their_content(tmp_path, context):
     assert row["text"] is row["chosen"] is None
 
 
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text()), max_size=3), max_size=3))
+def test_the_bytes_of_messages_are_json_as_pythons_library_writes_it(conversations):
+    turns = [[{"role": role, "content": content} for role, content in one] for one in conversations]
+    expected = json.dumps(conversations, ensure_ascii=False, separators=(",", ":")).encode()
+    assert messages_bytes(*turns) == expected
+    with pytest.raises(TypeError, match="surrogate"):
+        messages_bytes([{"role": "user", "content": "\ud800"}])
+
+
 def pool_hashes(output: StepOutput) -> dict[str, str]:
     return {path.name: file_hash(path) for path in [*output.shards(), output.folder / "quarantine.parquet"]}
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,9 +43,8 @@ def read(output):
 
 def texts_by_id(pool) -> dict[str, str]:
     tables = [pq.read_table(path) for path in pool.shards()]
-    return {
-        i: text for table in tables for i, text in zip(table["id"].to_pylist(), plain_texts(table), strict=True)
-    }
+    pairs = [zip(table["id"].to_pylist(), plain_texts(table).to_pylist(), strict=True) for table in tables]
+    return dict(itertools.chain.from_iterable(pairs))
 
 
 def test_text_comes_back_in_the_manifests_order(stations, tokenizer, peer, prose):

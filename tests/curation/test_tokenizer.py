@@ -191,7 +191,7 @@ def test_the_report_counts_bytes_per_token_beside_a_reference(stations, prose):
             text
             for path in stations.pools[line["source"]].shards()
             for _, table in batches(path, ["text", "messages", "chosen", "rejected"])
-            for text in plain_texts(table)
+            for text in plain_texts(table).to_pylist()
         ]
         size = sum(len(text.encode()) for text in texts)
         assert (line["bytes"], line["pool_bytes"], line["documents"]) == (size, size, len(texts))
