@@ -27,7 +27,7 @@ ENGINES = ("local", "inline")
 ATTEMPTS = 3  # a unit whose worker process dies is tried this often
 FEW = 4  # units a worker, from which on it does not matter that the last ones run alone
 WINDOW = 4  # calls in flight a worker: a million units cost no memory
-SWITCH = 0.0005  # seconds after which a thread of Python yields: another may have but to call a kernel
+SWITCH = 0.001  # seconds after which a thread of Python yields: another may have but to call a kernel
 LOOK = 0.5  # seconds after which who waits for a result looks whether the executor was closed
 
 
@@ -51,6 +51,13 @@ class Executor(ABC):
         Raises the first exception of a unit; StoppedError once the executor is closed.
         """
 
+    def aside(self, function: Callable[..., Any], *arguments: Any) -> Future | None:
+        """Begin `function(*arguments)` in a worker process that runs already; None where none does.
+
+        What it returns must be picklable, and not be needed: the future fails if the worker dies.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """End the workers at once. What a unit had not finished is done again on the next run."""
@@ -71,8 +78,9 @@ class Executor(ABC):
 
     @property
     def steps_at_once(self) -> int:
-        """Twice the workers: while a step waits for a disk, or its last unit for a worker, another has units."""
-        return 2 * self.workers
+        """One more than workers: while a step waits for a disk, or its last unit for a worker, another has units.
+        More would but wait for the interpreter."""
+        return self.workers + 1
 
     def threads(self, units: int) -> int:
         """How many threads each of so many units may use: its share, and of a few one more, for when the last are
@@ -149,6 +157,9 @@ class LocalExecutor(Executor):
         else:
             with ThreadPoolExecutor(min(self.workers, len(units))) as pool:
                 yield from self._drain(partial(pool.submit, self._in_slot, function), enumerate(units))
+
+    def aside(self, function: Callable[..., Any], *arguments: Any) -> Future | None:
+        return None if self._processes is None else self._pool(1).submit(function, *arguments)
 
     def _in_slot(self, function, *arguments):
         with self._slots:

@@ -26,9 +26,11 @@ from curation.keys import key_of, keyed_hash
 from curation.measure.render import rendered_text
 from curation.mix.manifest import HEAD, MANIFEST, Manifest, load_manifest, write_manifest
 from curation.overlap import FREE, Grams, compared, ngram_text, ngrams_of
+from curation.schema import one_array
 from curation.shards import batches
 from curation.steps import UNITS, Build, Context, StepOutput, step
 
+CANDIDATES = "heldout-candidates"
 WANTED = "wanted"  # n-gram hashes of the held-out documents, and per shard those found: removed at the end
 
 DROPPED = pa.schema(
@@ -53,6 +55,33 @@ class Heldout(Strict):
     seed: int = 0
 
 
+def candidates(
+    ctx: Context,
+    kind: Literal["text", "pairs"],
+    catalogs: dict[str, StepOutput],
+    pools: dict[str, StepOutput],
+    config: Heldout,
+) -> StepOutput:
+    """The step `heldout-candidates/<kind>`: `candidates.parquet`, MANIFEST and the n-gram hashes of each.
+
+    Of each source of the kind, `max_documents` held-out documents by keyed hash. Needs no mix: it can be made
+    beside them.
+    """
+    sources = _sources(catalogs, kind)
+    inputs = {f"catalog/{source}": catalogs[source].content for source in sources}
+    inputs |= {f"pool/{source}": pools[source].content for source in sources}
+    settings = config.model_dump(mode="json", exclude={"max_share"})
+
+    def work(build: Build) -> None:
+        rows = _candidates(catalogs, sources, config)
+        grams, bounds = _wanted(rows, pools, config.ngram)
+        table = rows.append_column("grams", pa.LargeListArray.from_arrays(bounds, grams))
+        write_parquet(build.folder / "candidates.parquet", table, dictionary=["source", "shard", "transform"])
+        build.counts = {"documents_in": len(rows), "documents_out": len(rows), "ngrams": len(grams)}
+
+    return step(ctx, f"{CANDIDATES}/{kind}", 1, settings, inputs, work)
+
+
 def heldout(
     ctx: Context,
     kind: Literal["text", "pairs"],
@@ -63,8 +92,8 @@ def heldout(
 ) -> StepOutput:
     """The step `heldout/<kind>`: a manifest of kind "evaluation" and `dropped.parquet` (DROPPED).
 
-    Of each source of the kind, `max_documents` held-out documents by keyed hash are candidates. Raises ValueError
-    without a mix, or if a mix was made from another pool or another tokenizer than the others.
+    Of the `candidates`, those that the mixes do not hold. Raises ValueError without a mix, or if a mix was made
+    from another pool or another tokenizer than the others.
     """
     manifests = {name: load_manifest(output.file(HEAD).parent) for name, output in sorted(mixes.items())}
     tokenizer = _shared_tokenizer(manifests)
@@ -73,26 +102,28 @@ def heldout(
         for source, content in manifest.head["pools"].items():
             if source not in pools or pools[source].content != content:
                 raise ValueError(f"mix '{name}' was made from another pool of '{source}'; build the mix again")
-    sources = sorted(name for name, one in catalogs.items() if one.record["config"]["kind"] == kind)
+    sources = _sources(catalogs, kind)
+    chosen = candidates(ctx, kind, catalogs, pools, config)
     inputs = {f"mix/{name}": manifest.hash for name, manifest in manifests.items()}
     inputs |= {f"catalog/{source}": catalogs[source].content for source in sources}
     inputs |= {f"pool/{source}": pools[source].content for source in sorted({*sources, *trained})}
+    inputs["candidates"] = chosen.content
 
     def work(build: Build) -> None:
         for output in mixes.values():
             output.fetch()
-        candidates = _candidates(catalogs, sources, config)
-        grams, bounds = _wanted(candidates, pools, config.ngram)
+        rows = read_parquet(chosen.file("candidates.parquet"))
+        column = one_array(rows["grams"])
+        grams, bounds = column.values.to_numpy(), column.offsets.to_numpy()
         found = _scan(build, distinct(grams), manifests, pools, config.ngram)
         hit = found["first"][np.searchsorted(found["hashes"], grams)] != FREE if len(grams) else np.zeros(0, bool)
         share = np.diff(np.concatenate([[0], np.cumsum(hit)])[bounds]) / np.maximum(1, np.diff(bounds))
         drop = (share >= config.max_share) & (share > 0)
-        dropped = _dropped(candidates, pools, share, np.diff(bounds), drop, found, config.ngram)
+        dropped = _dropped(rows, pools, share, np.diff(bounds), drop, found, config.ngram)
         build.write_table("dropped.parquet", dropped)
-        rows = candidates.filter(pa.array(~drop)).select(MANIFEST.names)
         write_manifest(
             build.folder,
-            rows,
+            rows.filter(pa.array(~drop)).select(MANIFEST.names),
             {
                 "kind": "evaluation",
                 "name": f"heldout-{kind}",
@@ -104,9 +135,9 @@ def heldout(
                 "parents": {name: manifest.hash for name, manifest in manifests.items()},
             },
         )
-        _count(build, sources, candidates, drop)
+        _count(build, sources, rows, drop)
 
-    return step(ctx, f"heldout/{kind}", 1, config, inputs, work)
+    return step(ctx, f"heldout/{kind}", 2, config, inputs, work)
 
 
 def scan_shard(
@@ -130,6 +161,10 @@ def scan_shard(
     )
     write_parquet(folder / WANTED / f"{key}.parquet", table)
     return {"documents": len(rows), "found": len(at)}
+
+
+def _sources(catalogs: dict[str, StepOutput], kind: str) -> list[str]:
+    return sorted(name for name, one in catalogs.items() if one.record["config"]["kind"] == kind)
 
 
 def _shared_tokenizer(manifests: dict[str, Manifest]) -> str:

@@ -15,7 +15,7 @@ from curation.steps import Context, Progress, StepMissingError, StepOutput, requ
 from flows.engines import open_executor
 from flows.line import JOBS, Line, Stage, direct
 from flows.pipeline import load_pipeline
-from flows.report import write_report
+from flows.report import Report
 from flows.run import Recorder, Run, recorded_runs
 
 
@@ -101,8 +101,15 @@ def execute(
         line = open_line(options, context, stage)
         recorder = Recorder(context.workspace, line.pipeline.name, config_of(line), f"until {options.until}")
         context.progress = Recorded(progress, recorder)
+        report = Report(recorder.run, min(executor.workers, os.cpu_count() or 1))
+
+        def goes_on(line: Line, job: str) -> bool:
+            if job == "mix":
+                report.begin(executor)
+            return job != "train" or trains(line)
+
         try:
-            line.run(options.until, trains)
+            line.run(options.until, goes_on)
         except Exception as error:
             recorder.finish("failed", f"{type(error).__name__}: {error}")
             if isinstance(error, ManifestError):  # found before the step that would read it
@@ -113,10 +120,9 @@ def execute(
             recorder.finish("interrupted")
             raise
         run = recorder.finish("completed")
-        threads = min(executor.workers, os.cpu_count() or 1)
         with ThreadPoolExecutor(1) as aside:  # a cluster takes a second to end
-            ended = aside.submit(executor.close)
-            stage("report", lambda: write_report(run, threads))
+            ended = aside.submit(lambda: (report.wait(), executor.close()))
+            stage("report", report.write)
             ended.result()
     run.publish()
     return run

@@ -26,7 +26,7 @@ from curation.derive.instruct import instruct
 from curation.derive.weave import weave
 from curation.edits import edit_pool
 from curation.encoder import limit_threads
-from curation.heldout import heldout
+from curation.heldout import CANDIDATES, candidates, heldout
 from curation.ingest import Source, ingest
 from curation.materialise import materialise
 from curation.measure.remeasure import remeasure
@@ -76,10 +76,10 @@ class Line:
     checkpoints: Outputs = field(default_factory=dict)
     evaluations: Outputs = field(default_factory=dict)
 
-    def run(self, until: str = "train", trains: Callable[[Line], bool] = lambda line: True) -> None:
-        """All jobs in order, up to and with `until`. `trains` is asked before training whether to go on."""
+    def run(self, until: str = "train", goes_on: Callable[[Line, str], bool] = lambda line, job: True) -> None:
+        """All jobs in order, up to and with `until`. `goes_on` is asked before each whether it is to be done."""
         for job in JOBS[: JOBS.index(until) + 1]:
-            if job != "train" or trains(self):
+            if goes_on(self, job):
                 getattr(self, job)()
 
     def _at_once(self, *parts: Callable[[], None]) -> None:
@@ -340,37 +340,34 @@ class Line:
         """
         if not self.recipes:
             return
+        counted: dict[str, Future[Outputs]] = {name: Future() for name in self.recipes}
         made: dict[str, Future[StepOutput]] = {name: Future() for name in self.recipes}
 
-        def make() -> None:
-            try:
-                for name, promised in made.items():
-                    self.mixes[name] = self.mix_one(name)
-                    promised.set_result(self.mixes[name])
-            except BaseException as error:
-                for promised in made.values():
-                    if not promised.done():
-                        promised.set_exception(error)
-                raise
+        def make(name: str) -> StepOutput:
+            self.mixes[name] = self.mix_one(name, counted[name].result())
+            return self.mixes[name]
 
         def materialise_each() -> None:
             for name, promised in made.items():
                 self._materialise({name: promised.result()})
 
         def hold_out(kind: Literal["text", "pairs"]) -> None:
+            """A held-out set, of which no document is near one of a mix."""
+            over, settings = (self.context, kind, self.catalogs, self.pools), self.pipeline.heldout
+            self.stage(f"{CANDIDATES}/{kind}", lambda: candidates(*over, settings))
             wait(made.values())
             if not any(promised.exception() for promised in made.values()):
-                self._hold_out(kind)
+                held = self.stage(f"heldout/{kind}", lambda: heldout(*over, self.mixes, settings))
+                self._materialise({f"heldout-{kind}": held})
 
-        self._at_once(make, materialise_each, lambda: hold_out("text"), lambda: hold_out("pairs"))
-
-    def _hold_out(self, kind: Literal["text", "pairs"]) -> None:
-        """A held-out set, of which no document is near one of a mix."""
-        made = self.stage(
-            f"heldout/{kind}",
-            lambda: heldout(self.context, kind, self.catalogs, self.pools, self.mixes, self.pipeline.heldout),
+        # What waits stands after what it waits for: only so many parts begin at once.
+        self._at_once(
+            lambda: _fulfil(counted, lambda name: self.transformed(self.recipes[name])),
+            lambda: _fulfil(made, make),
+            materialise_each,
+            lambda: hold_out("text"),
+            lambda: hold_out("pairs"),
         )
-        self._materialise({f"heldout-{kind}": made})
 
     def _materialise(self, manifests: Outputs) -> None:
         for name, manifest in manifests.items():
@@ -381,11 +378,11 @@ class Line:
                 ),
             )
 
-    def mix_one(self, name: str) -> StepOutput:
-        """One mix, after those it takes rows from."""
+    def mix_one(self, name: str, counted: Outputs | None = None) -> StepOutput:
+        """One mix, after those it takes rows from. `counted`: what `transformed` gives, if that has been asked."""
         recipe = self.recipes[name]
         parents = {parent: self.mixes[parent] for parent in recipe.parents()}
-        counted = self.transformed(recipe)
+        counted = self.transformed(recipe) if counted is None else counted
         return self.stage(
             f"mix/{name}",
             lambda: mix(
@@ -447,3 +444,15 @@ class Line:
                     parent,
                 ),
             )
+
+
+def _fulfil(promised: dict[str, Future[Result]], make: Callable[[str], Result]) -> None:
+    """Make what is promised, in order. Where one fails, so do those after it."""
+    try:
+        for name, promise in promised.items():
+            promise.set_result(make(name))
+    except BaseException as error:
+        for promise in promised.values():
+            if not promise.done():
+                promise.set_exception(error)
+        raise

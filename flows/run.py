@@ -131,13 +131,18 @@ class Recorder:
                 self.data["steps"].append(entry)
                 self.save(synced=False)
 
+    @property
+    def run(self) -> Run:
+        """The run as it is, and as it goes on to be."""
+        return Run(self.folder, self.data)
+
     def finish(self, status: str, error: str | None = None) -> Run:
         """`status` is completed, failed or interrupted."""
         self.data |= {"status": status, "error": error, "finished": _now()}
         completed = status == "completed"
         with contextlib.nullcontext() if completed else contextlib.suppress(StoreError):  # which may be the reason
             self.save()
-        return Run(self.folder, self.data)
+        return self.run
 
     def save(self, synced: bool = True) -> None:
         path = self.folder / RECORD

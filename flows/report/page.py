@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,18 @@ from flows.run import Run, RunInOneGo
 FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
-
-SECTIONS = {  # those that take longest first
+CURATED = {  # sections of what curation leaves, whatever the run does then; those that take longest first
     "samples": samples,
     "measurements": measurements,
+    "census": take_census,
     "duplicates": duplicates,
     "repeats": repeats,
     "tokenizer": tokenizer,
     "contamination": contamination,
     "quality": quality,
     "derived": derived,
+}
+SECTIONS = CURATED | {
     "mixes": mixes,
     "pairs": pairs_tables,
     "heldout": heldout,
@@ -50,35 +54,52 @@ SECTIONS = {  # those that take longest first
 }
 
 
-def write(run: Run, threads: int = 1) -> Path:
+def curated(run: Run) -> dict[str, Any]:
+    """The sections CURATED, of a run that has been curated and may go on."""
+    run = RunInOneGo(run.folder, run.data)
+    return {name: section(run) for name, section in CURATED.items()}
+
+
+def write(run: Run, threads: int = 1, begun: Future[dict[str, Any]] | None = None) -> Path:
     """Write the report of a run, complete or absent, and return its path."""
     path = run.folder / FILE
-    write_bytes(path, render(run, threads).encode("utf-8", "backslashreplace"))
+    write_bytes(path, render(run, threads, begun).encode("utf-8", "backslashreplace"))
     return path
 
 
-def render(run: Run, threads: int = 1) -> str:
+def render(run: Run, threads: int = 1, begun: Future[dict[str, Any]] | None = None) -> str:
     """The report as a string. Every value of the data is escaped by the template engine."""
     templates = environment()
     with ThreadPoolExecutor(1) as beside:
         compiled = beside.map(templates.get_template, templates.list_templates())
-        sections = view(run, threads)
+        sections = view(run, threads, begun)
         list(compiled)
     return templates.get_template("report.html").render(sections)
 
 
-def view(run: Run, threads: int = 1) -> dict[str, Any]:
-    """All sections of the report as plain data and drawings; a section without data is None or empty."""
+def view(run: Run, threads: int = 1, begun: Future[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """All sections of the report as plain data and drawings; a section without data is None or empty.
+
+    `threads`: how many are made at once. `begun`: those of CURATED, made elsewhere; made here if that has failed.
+    """
     run = RunInOneGo(run.folder, run.data)
     with ThreadPoolExecutor(threads) as pool:
-        counted = pool.submit(take_census, run)
-        made = {name: pool.submit(section, run) for name, section in SECTIONS.items()}
+
+        def make(names: Iterable[str]) -> dict[str, Future[Any]]:
+            return {name: pool.submit(SECTIONS[name], run) for name in names}
+
+        made = make(SECTIONS if begun is None else SECTIONS.keys() - CURATED.keys())
         try:
-            census = counted.result()
-            sections = {name: future.result() for name, future in made.items()}
+            sections = {}
+            if begun is not None:
+                with contextlib.suppress(Exception):  # a worker died
+                    sections = dict(begun.result())
+                made |= {} if sections else make(CURATED)
+            sections |= {name: future.result() for name, future in made.items()}
         except BaseException:  # Ctrl-C, or a section that failed: those that have not begun are not waited for
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    census = sections.pop("census")
     return {
         "run": run.data,
         "name": run.name,

@@ -62,6 +62,13 @@ def test_threads_take_turns_sooner_while_several_work():
         assert sys.getswitchinterval() == before
 
 
+def test_what_runs_aside_has_a_process_of_its_own():
+    with LocalExecutor(2) as executor:
+        assert executor.aside(os.getpid) is None  # none would be started for it
+        executor.start()
+        assert executor.aside(os.getpid).result() not in (None, os.getpid())
+
+
 def test_dead_worker_costs_only_its_units(tmp_path):
     with LocalExecutor(2) as executor:
         results = dict(executor.map(die_once, [(str(tmp_path / "died"), x) for x in range(8)], "processes"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from curation.dedup.shingles import shingles, words
-from curation.heldout import DROPPED, Heldout, heldout
+from curation.heldout import DROPPED, Heldout, candidates, heldout
 from curation.mix.manifest import load_manifest, verify_manifest
 from curation.overlap import FREE, Grams, compared, ngram_text, ngrams_of
 
@@ -142,6 +142,22 @@ def test_the_share_that_is_too_much_is_a_setting(stations, tokenizer):
         for share in (0.0, 0.3, 1.0)
     }
     assert [len(dropped[share]) for share in (0.0, 0.3, 1.0)] == [3, 3, 1]
+
+
+def test_what_is_compared_is_made_once_for_all_mixes(stations, tokenizer):
+    catalogs, mixes = world(stations, tokenizer)
+    first = candidates(stations.ctx, "text", catalogs, stations.pools, Heldout())
+    assert first.counts["documents_out"] == 9
+    for changed, some in (({}, mixes), ({"max_share": 0.1}, mixes), ({}, {"pretrain": mixes["pretrain"]})):
+        held(stations, "text", catalogs, some, **changed)
+        again = candidates(stations.ctx, "text", catalogs, stations.pools, Heldout(**changed))
+        assert (again.reused, again.folder) == (True, first.folder)
+    other = candidates(stations.ctx, "text", catalogs, stations.pools, Heldout(ngram=7))
+    assert other.content != first.content
+    rows = pq.read_table(first.folder / "candidates.parquet").to_pylist()
+    books = {row["id"]: row["text"] for row in pq.read_table(stations.pools["books"].shards()[0]).to_pylist()}
+    for row in rows:
+        assert len(row["grams"]) == len(set(grams(books[row["id"]], 8)))
 
 
 def test_pairs_are_compared_with_prompt_and_responses(stations, tokenizer):

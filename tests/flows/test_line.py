@@ -161,10 +161,10 @@ def test_a_mix_that_fails_ends_what_waits_for_it(finished, pipeline, tmp_path, m
         shutil.rmtree(workspace / "steps" / made)
     whole, (first, second, *_) = Line.mix_one, finished.steps("mix/")
 
-    def fails(line, name):
+    def fails(line, name, counted):
         if name == second:
             raise ValueError("no such mix")
-        return whole(line, name)
+        return whole(line, name, counted)
 
     monkeypatch.setattr(Line, "mix_one", fails)
     with pytest.raises(ValueError, match="no such mix"):

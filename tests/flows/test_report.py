@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
 from collections import Counter
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +27,7 @@ from flows.report import human, svg, write_report
 from flows.report.census import take_census
 from flows.report.differences import differences
 from flows.report.measurements import OCTAVE_EDGES, SHARE_EDGES, Histogram
-from flows.report.page import environment, render, view
+from flows.report.page import curated, environment, render, view
 from flows.run import Run
 
 SECTIONS = [
@@ -209,6 +212,21 @@ def test_content_does_not_depend_on_where_or_in_which_order(whole_run, tmp_path)
 
 def test_the_page_is_the_same_however_many_threads_make_it(whole_run):
     assert render(whole_run, threads=3) == render(whole_run)
+
+
+def test_the_page_is_the_same_if_it_was_begun_while_the_run_went_on(whole_run):
+    """With the record as it was before the mixes; where what was begun has failed, all is made anew."""
+    data = json.loads(json.dumps(whole_run.data))
+    later = ("mix/", "data/", "heldout/", "train/", "evaluate/")
+    data["steps"] = [entry for entry in data["steps"] if not entry["name"].startswith(later)]
+    assert len(data["steps"]) < len(whole_run.data["steps"])
+    made, failed, wrong = Future(), Future(), Future()
+    made.set_result(pickle.loads(pickle.dumps(curated(Run(whole_run.folder, data | {"status": "running"})))))
+    failed.set_exception(BrokenProcessPool("a worker died"))
+    wrong.set_result({**made.result(), "duplicates": []})
+    assert render(whole_run, begun=made) == render(whole_run, begun=failed) == render(whole_run)
+    assert render(whole_run, threads=2, begun=made) == render(whole_run)
+    assert render(whole_run, begun=wrong) != render(whole_run)
 
 
 def test_each_step_is_looked_for_once(whole_run, monkeypatch):
