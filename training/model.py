@@ -42,7 +42,7 @@ AS_WRITTEN = {"emulate_precision_casts": True}
 # What a config says of the checkpoint that it was beside, or of code outside of transformers.
 ELSEWHERE = ("architectures", "auto_map", "dtype", "model_type", "quantization_config", "torch_dtype")
 CLOSE = 0.9  # from here on a key is another one mistyped; configs of older times have keys that are no more
-GRAPHS = 32  # of one function, that the compiler may make before it gives up
+GRAPHS = 128  # of one function, that the compiler may make before it gives up
 
 
 @dataclass(frozen=True)
