@@ -49,6 +49,7 @@ CUT = {"none": "head", "chat_plain": "chat_plain_head"}
 WHOLE = {cut: whole for whole, cut in CUT.items()}
 KIND_TRANSFORM = {"text": "none", "chat": "chat", "pairs": "pair"}  # how each kind is trained on by default
 PAIR = ("messages", "chosen", "messages", "rejected")  # what a pair is rendered from, in order
+BLANK_LINE = "\n\n"  # between the messages of a conversation as one text
 DOCUMENT_COLUMNS = ["id", "text", "messages", "chosen", "rejected"]
 
 
@@ -125,7 +126,7 @@ def segments(table: pa.Table | pa.RecordBatch, transform: str, specials: Special
     if transform in ("none", "chat_plain"):
         return _plain_segments(plain_texts(table), specials)
     turns, lengths = _turns(table, ("messages",) if transform == "chat" else PAIR)
-    roles = pc.fill_null(pc.index_in(turns.field("role"), pa.array(ROLES, pa.string())), -1).to_numpy()
+    roles = pc.fill_null(pc.index_in(turns.field("role"), pa.array(list(ROLES), pa.string())), -1).to_numpy()
     _require(table, turns, lengths, roles >= 0)
     numbers, learned = (
         np.array([of[turn] for turn in ROLES.values()])[roles]
@@ -161,7 +162,9 @@ def plain_texts(table: pa.Table | pa.RecordBatch) -> pa.LargeStringArray:
 
 def joined(contents: pa.LargeStringArray, starts: np.ndarray) -> pa.LargeStringArray:
     """The texts starts[i] to starts[i + 1] of `contents` (no null) joined by blank lines, for each i."""
-    return pc.binary_join(pa.LargeListArray.from_arrays(starts, contents), pa.scalar("\n\n", pa.large_string()))
+    return pc.binary_join(
+        pa.LargeListArray.from_arrays(starts, contents), pa.scalar(BLANK_LINE, pa.large_string())
+    )
 
 
 def _turns(table: pa.Table | pa.RecordBatch, columns: Sequence[str]) -> tuple[pa.StructArray, np.ndarray]:

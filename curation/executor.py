@@ -159,7 +159,10 @@ class LocalExecutor(Executor):
                 yield from self._drain(partial(pool.submit, self._in_slot, function), enumerate(units))
 
     def aside(self, function: Callable[..., Any], *arguments: Any) -> Future | None:
-        return None if self._processes is None else self._pool(1).submit(function, *arguments)
+        try:
+            return None if self._processes is None else self._pool(1).submit(function, *arguments)
+        except BrokenProcessPool:  # whose worker has died: units that need one find out, and start another
+            return None
 
     def _in_slot(self, function, *arguments):
         with self._slots:

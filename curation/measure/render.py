@@ -6,10 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.chat import joined
+from curation.chat import BLANK_LINE, joined
 from curation.schema import MESSAGES, one_array
-
-BLANK_LINE = "\n\n"
 
 
 def rendered_text(table: pa.Table | pa.RecordBatch) -> pa.LargeStringArray:

@@ -66,7 +66,13 @@ def test_what_runs_aside_has_a_process_of_its_own():
     with LocalExecutor(2) as executor:
         assert executor.aside(os.getpid) is None  # none would be started for it
         executor.start()
-        assert executor.aside(os.getpid).result() not in (None, os.getpid())
+        worker = executor.aside(os.getpid).result()
+        assert worker not in (None, os.getpid())
+        os.kill(worker, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while not executor._processes._broken and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert executor.aside(os.getpid) is None
 
 
 def test_dead_worker_costs_only_its_units(tmp_path):
