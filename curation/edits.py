@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.compiled import njit
-from curation.files import atomic, json_hash
+from curation.files import atomic, json_hash, open_parquet
 from curation.measure.utf8 import decode, text_buffers
 from curation.schema import DOCUMENT, one_array
 from curation.steps import Context, StepOutput, step
@@ -135,7 +135,7 @@ def edit_shard(folder: Path, key: str, shard: str, spans: str) -> dict[str, Any]
     """Write one shard, edited, to `folder/shards/<key>.parquet`; returns the counts of `edit_pool`."""
     table = pq.read_table(spans, schema=EDITS, use_threads=False) if Path(spans).exists() else EDITS.empty_table()
     counts = {"documents": 0, "bytes_in": 0, "bytes_out": 0, **span_counts(table)}
-    with pq.ParquetFile(shard) as file, atomic(folder / "shards" / f"{key}.parquet") as temporary:
+    with open_parquet(shard) as file, atomic(folder / "shards" / f"{key}.parquet") as temporary:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         mean = sum(group.total_byte_size for group in groups) / max(1, file.metadata.num_rows)
         rows = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, mean))))

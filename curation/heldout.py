@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 from pydantic import Field
 
@@ -179,7 +178,7 @@ def _candidates(catalogs: dict[str, StepOutput], sources: list[str], config: Hel
     parts = []
     columns = ["id", "source", "kind", "shard", "row", "tokens", "holdout"]
     for source in sources:
-        table = pq.read_table(catalogs[source].folder / "catalog.parquet", columns=columns)
+        table = read_parquet(catalogs[source].folder / "catalog.parquet", columns)
         table = table.filter(table["holdout"])
         hashes = keyed_hash(table["id"], key_of(config.seed, "heldout"))
         chosen = np.sort(np.argsort(hashes, kind="stable")[: config.max_documents])

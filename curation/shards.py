@@ -11,9 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from curation.files import read_parquet
+from curation.files import open_parquet, read_parquet
 from curation.keys import keyed_hash
 from curation.ledger import alive
 from curation.schema import require_same_ids
@@ -47,12 +46,12 @@ def batches(
     `rows`: only these (rising, without repeats); batches that hold none of them are skipped.
     """
     first = 0
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         if rows is not None and len(rows) and rows[-1] >= file.metadata.num_rows:
             raise ValueError(f"{path}: asked for row {rows[-1]}, but it has {file.metadata.num_rows} rows")
         size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
         at_once = min(BATCH_ROWS, max(1, BATCH_BYTES * file.metadata.num_rows // max(1, size)))
-        for batch in file.iter_batches(at_once, columns=columns):
+        for batch in file.iter_batches(at_once, columns=columns, use_threads=False):
             table = pa.Table.from_batches([batch])
             numbers = np.arange(first, first + len(table))
             first += len(table)

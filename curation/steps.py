@@ -442,19 +442,22 @@ class _Memory:
     """Samples the resident memory of this process and its children for all steps under way, by one thread."""
 
     EVERY = 0.25  # seconds: of a step that takes less, the last sample is the peak
+    LISTED = 2.0  # seconds after which children are listed anew: that reads a file of every process there is
 
     def __init__(self) -> None:
         self._watching: list[list[int]] = []  # for each step under way the highest sum seen, in bytes
         self._changed = threading.Condition()
         self._process: psutil.Process | None = None
         self._last = (float("-inf"), 0)  # when a sample was taken, and what it was
+        self._listed = float("-inf")  # when the family was
+        self._family: list[psutil.Process] = []
 
     @contextlib.contextmanager
     def peak(self) -> Iterator[list[int]]:
         """[0] is the highest sum seen meanwhile, in bytes."""
         with self._changed:
             if self._process is None or self._process.pid != os.getpid():
-                self._process = psutil.Process()
+                self._process, self._listed = psutil.Process(), float("-inf")
                 threading.Thread(target=self._sample, daemon=True).start()
             if time.monotonic() - self._last[0] > self.EVERY:
                 self._last = (time.monotonic(), self._resident())
@@ -479,11 +482,14 @@ class _Memory:
             time.sleep(self.EVERY)
 
     def _resident(self) -> int:
-        total = 0
-        with contextlib.suppress(psutil.Error):  # one that has just ended
-            for member in [self._process, *self._process.children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
-                    total += member.memory_info().rss
+        total, now = 0, time.monotonic()
+        if now - self._listed > self.LISTED:
+            with contextlib.suppress(psutil.Error):  # one that has just ended
+                self._family = [self._process, *self._process.children(recursive=True)]
+                self._listed = now
+        for member in self._family:
+            with contextlib.suppress(psutil.Error):
+                total += member.memory_info().rss
         return total
 
 

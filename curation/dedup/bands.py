@@ -16,6 +16,7 @@ import numpy as np
 
 from curation.compiled import njit
 from curation.dedup.minhash import Scheme
+from curation.files import map_array
 from curation.key_kernels import mix64
 
 ENTRY = np.dtype([("key", "<u8"), ("document", "<u4")])  # one band of one document
@@ -91,7 +92,7 @@ def _slices(files: list[Path], partition: int, partitions: int) -> Iterator[np.n
     """Of each sorted file the entries of one range of keys."""
     width = -(-(1 << 64) // partitions)
     for file in files:
-        entries = np.load(file, mmap_mode="r")
+        entries = map_array(file)
         keys = entries["key"]  # bisect reads a few pages of it; searchsorted would copy the column
         start = bisect_left(keys, partition * width)
         yield np.array(entries[start : bisect_left(keys, (partition + 1) * width, start)])

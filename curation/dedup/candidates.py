@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.dedup.bands import (
     band_keys,
@@ -21,8 +20,9 @@ from curation.dedup.bands import (
     read_shared,
     sorted_entries,
 )
-from curation.dedup.documents import SCRATCH, Shard, living_rows, partitions_of, write_array
+from curation.dedup.documents import SCRATCH, Shard, living_rows, partitions_of
 from curation.dedup.scheme import Scheme
+from curation.files import map_array, open_parquet, write_array
 from curation.steps import Build, StepOutput
 
 PARTITION = 1 << 21  # band entries that a worker sorts at once
@@ -61,7 +61,7 @@ class Shared:
         """Of a file of all entries those of its documents that share a key, rising."""
         found = [np.zeros(0, np.uint64)]
         for path in self.files:
-            documents = np.load(path, mmap_mode="r")["document"]
+            documents = map_array(path)["document"]
             start = bisect_left(documents, self.firsts[at])
             found.append(distinct(documents[start : bisect_left(documents, self.firsts[at + 1], start)]))
         return distinct(np.concatenate(found)) - np.uint64(self.firsts[at])
@@ -86,7 +86,7 @@ def share(build: Build, files: list[Path], documents: list[int]) -> Shared:
 
     `files` of entries sorted by key, of so many `documents` each; their positions follow one another.
     """
-    entries = sum(len(np.load(path, mmap_mode="r")) for path in files)
+    entries = sum(len(map_array(path)) for path in files)
     partitions = partitions_of(entries, PARTITION)
     firsts = np.cumsum([0, *documents]).tolist()
     units = {f"share {at} of {partitions}": (files, firsts[:-1], at, partitions) for at in range(partitions)}
@@ -159,7 +159,7 @@ def _write_bands(
     wanted = living_rows(shard, ledgers) if some is None else some
     named = wanted if some is None else np.arange(len(some))
     keys, documents, first = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)], 0
-    with pq.ParquetFile(shard.measured) as file:
+    with open_parquet(shard.measured) as file:
         for batch in file.iter_batches(SIGNATURES_AT_ONCE, columns=["minhash"], use_threads=False):
             own = slice(*np.searchsorted(wanted, [first, first + len(batch)]))
             rows = wanted[own] - first
@@ -205,7 +205,7 @@ def _write_pairs(
     bounds = np.searchsorted(shared["document"], np.array(firsts, np.uint64)).tolist()
     for file, first, (start, stop) in zip(numbers, firsts, pairwise(bounds), strict=False):
         if start < stop:
-            places, _, own = np.load(file, mmap_mode="r")
+            places, _, own = map_array(file)
             wanted = (shared["document"][start:stop] - np.uint64(first)).astype(np.uint32)
             documents[start:stop] = own[np.searchsorted(places, wanted)]
     entries = sorted_entries(shared["key"].copy(), documents)
@@ -213,7 +213,7 @@ def _write_pairs(
     write_array(large_file(folder, at), entries[large])
     if known is None:
         return _write(folder, 0, at, entries, np.zeros(len(entries), bool), max_bucket, int(large.sum()))
-    fresh, settled = np.load(known, mmap_mode="r")
+    fresh, settled = map_array(known)
     new = fresh[entries["document"]]
     taking_part = ~large | new | settled[entries["document"]]
     return _write(folder, 0, at, entries[taking_part], ~new[taking_part], max_bucket, int(large.sum()))
@@ -222,7 +222,7 @@ def _write_pairs(
 def _write_kept_pairs(
     folder: Path, key: str, path: Path, round_: int, at: int, known: Path, window: int
 ) -> dict[str, int]:
-    every, (kept, settled) = np.load(path), np.load(known, mmap_mode="r")
+    every, (kept, settled) = map_array(path), np.load(known)
     entries = every[kept[every["document"]]]
     return _write(folder, round_, at, entries, settled[entries["document"]], window, len(every))
 

@@ -27,12 +27,12 @@ import numpy as np
 import pyarrow as pa
 
 from curation.dedup.bands import read_partition
-from curation.dedup.documents import SCRATCH, Decisions, Documents, Shard, partitions_of, write_array
+from curation.dedup.documents import SCRATCH, Decisions, Documents, Shard, partitions_of
 from curation.dedup.spans import Snap, bridge, join, lengths_by, snap, whole_runs
 from curation.dedup.texts import Texts, entries_file, write_texts
 from curation.dedup.windows import RUN
 from curation.edits import EDITS, edits_path
-from curation.files import read_parquet, write_parquet
+from curation.files import map_array, read_parquet, write_array, write_parquet
 from curation.steps import Build
 
 PARTITION = 1 << 20  # entries that a worker sorts at once
@@ -183,7 +183,7 @@ def _write_spans(
     part = documents.of_shard(shard)
     slices = [np.zeros(0, RUN)]
     for file in files:
-        runs = np.load(file, mmap_mode="r")
+        runs = map_array(file)
         first = bisect_left(runs["document"], part.start)
         slices.append(np.array(runs[first : bisect_left(runs["document"], part.stop, first)]))
     runs = np.concatenate(slices)

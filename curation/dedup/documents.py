@@ -18,7 +18,7 @@ from curation.dedup.fields import exact_keys, metadata, scores, texts_of
 from curation.dedup.keep import parse_times
 from curation.dedup.reference import referenced_texts
 from curation.dedup.settings import Exact, Keep, Wish
-from curation.files import atomic, read_parquet, remove, write_parquet
+from curation.files import read_parquet, remove, write_parquet
 from curation.keys import join_ids, split_ids
 from curation.ledger import alive, write_ledger
 from curation.measure.render import rendered_text
@@ -97,12 +97,6 @@ class Documents:
     def ids(self, positions: np.ndarray) -> list[str]:
         """The ids of some documents, 32 hex digits each."""
         return join_ids(self.columns["high"][positions], self.columns["low"][positions]).to_pylist()
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as a .npy file, complete or absent."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def partitions_of(entries: int, at_once: int) -> int:

@@ -29,11 +29,11 @@ from curation.dedup.documents import (
     exact_values,
     list_shards,
     living_rows,
-    write_array,
     write_ledgers,
 )
 from curation.dedup.ranking import RANKED, WHO, Slices, gather_candidates
 from curation.dedup.settings import Dedup, Exact
+from curation.files import map_array, write_array
 from curation.steps import Build, Context, StepOutput, step
 
 VERSION = 3
@@ -127,7 +127,7 @@ def twins_file(folder: Path, at: int) -> Path:
 def _dropped(shard: Shard, folder: Path, ranges: int, rule: str) -> Dropped:
     parts = [np.zeros(0, WHO)]
     for at in range(ranges):
-        twins = np.load(twins_file(folder, at), mmap_mode="r")
+        twins = map_array(twins_file(folder, at))
         start = bisect_left(twins["shard"], shard.place)
         parts.append(twins[start : bisect_left(twins["shard"], shard.place + 1, start)])
     own = np.concatenate(parts)

@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation.dedup.candidates import Shared
-from curation.dedup.documents import SCRATCH, Documents, Shard, exact_values, policy_columns, write_array
+from curation.dedup.documents import SCRATCH, Documents, Shard, exact_values, policy_columns
 from curation.dedup.keep import ordered, places, wishes
 from curation.dedup.settings import Exact, Keep
-from curation.files import atomic
+from curation.files import atomic, map_array, write_array
 from curation.steps import Build
 
 RANKED = 1 << 20  # documents that a worker puts in order at once
@@ -51,7 +51,7 @@ class Numbered:
     def of_shard(self, shard: Shard) -> np.ndarray:
         """uint32 (3, n), mapped: the places of a shard's candidates in its file of entries (rising), their rows,
         and their numbers."""
-        return np.load(numbers_file(self.folder, shard), mmap_mode="r")
+        return map_array(numbers_file(self.folder, shard))
 
     def who(self, numbers: np.ndarray) -> np.ndarray:
         """WHO of each of some numbers."""
@@ -61,7 +61,7 @@ class Numbered:
         for at, (start, stop) in enumerate(pairwise(bounds)):
             if start < stop:
                 own = order[start:stop]
-                found[own] = np.load(_who_file(self.folder, at), mmap_mode="r")[numbers[own] - self.starts[at]]
+                found[own] = map_array(_who_file(self.folder, at))[numbers[own] - self.starts[at]]
         return found
 
 
@@ -234,8 +234,8 @@ def _number(folder: Path, key: str, shard: Shard, at: int, starts: list[int]) ->
     found = [np.zeros(0, np.uint32)]
     for part, start in enumerate(starts[:-1]):
         path = _ranks_file(folder, part)
-        own = slice(*np.load(path.with_suffix(".bounds.npy"), mmap_mode="r")[at : at + 2].tolist())
-        found.append(np.load(path, mmap_mode="r")[own] + np.uint32(start))
+        own = slice(*map_array(path.with_suffix(".bounds.npy"))[at : at + 2].tolist())
+        found.append(map_array(path)[own] + np.uint32(start))
     rows = table["row"].to_numpy()
     order = np.argsort(rows)
     rows, numbers = rows[order], np.concatenate(found)[order]

@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from curation.dedup.candidates import Shared, candidate_pairs, kept_pairs
-from curation.dedup.documents import SCRATCH, Shard, write_array
+from curation.dedup.documents import SCRATCH, Shard
 from curation.dedup.ranking import Numbered, numbers_file
 from curation.dedup.settings import Dedup
 from curation.dedup.unionfind import keep_representatives
 from curation.dedup.verify import Sets, Verified
-from curation.files import atomic
+from curation.files import atomic, map_array, write_array
 from curation.steps import Build
 
 ROUNDS_COST = 4
@@ -54,12 +54,12 @@ class Decided:
     @property
     def twin(self) -> np.ndarray:
         """uint32 (n,), mapped."""
-        return np.load(_decided_file(self.folder, "twin"), mmap_mode="r")
+        return map_array(_decided_file(self.folder, "twin"))
 
     @property
     def similarity(self) -> np.ndarray:
         """float64 (n,), mapped."""
-        return np.load(_decided_file(self.folder, "similarity"), mmap_mode="r")
+        return map_array(_decided_file(self.folder, "similarity"))
 
 
 def decide(

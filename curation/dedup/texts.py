@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.dedup.documents import SCRATCH, Documents, Shard, write_array
-from curation.files import sync
+from curation.dedup.documents import SCRATCH, Documents, Shard
+from curation.files import sync, write_array
 from curation.measure.utf8 import text_buffers
 from curation.shards import batches
 from curation.steps import Build

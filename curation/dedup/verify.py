@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from curation.dedup.bands import distinct
-from curation.dedup.documents import SCRATCH, Shard, partitions_of, write_array
+from curation.dedup.documents import SCRATCH, Shard, partitions_of
 from curation.dedup.jaccard import copy_sets, similarities, write_sets
 from curation.dedup.ranking import Numbered
 from curation.dedup.scheme import Shingling
 from curation.dedup.settings import Dedup
+from curation.files import map_array, write_array
 from curation.steps import Build
 
 RANGE = 1 << 20  # pairs that a worker verifies at once
@@ -38,7 +39,7 @@ class Verified:
         for first, last in pairwise(cuts):
             parts = []
             for bounds, files in self.rounds:
-                pairs = np.load(files[np.searchsorted(bounds, first, "right") - 1], mmap_mode="r")
+                pairs = map_array(files[np.searchsorted(bounds, first, "right") - 1])
                 ends = (bisect_left(pairs["pair"], at << 32) for at in (first, last))
                 part = pairs[slice(*ends)]
                 if len(part):
@@ -112,7 +113,7 @@ def _write_sets(
     folder: Path, key: str, shard: Shard, numbered: Numbered, wanted: Path, shingling: Shingling, round_: int
 ) -> dict[str, int]:
     _, rows, numbers = numbered.of_shard(shard)
-    own = np.flatnonzero(np.load(wanted, mmap_mode="r")[numbers])
+    own = np.flatnonzero(map_array(wanted)[numbers])
     if not len(own):
         return {"documents": 0, "ngrams": 0}
     path = _sets_file(folder, round_, shard)
@@ -144,7 +145,7 @@ def _verify_range(
 ) -> dict[str, int]:
     slices = [np.zeros(0, np.uint64)]
     for run in runs:
-        pairs = np.load(run, mmap_mode="r")
+        pairs = map_array(run)
         bounds = np.searchsorted(pairs, np.array([start << 32, stop << 32], np.uint64))
         slices.append(np.array(pairs[bounds[0] : bounds[1]]))
     pairs = distinct(np.concatenate(slices))
@@ -177,7 +178,7 @@ class _Located:
                 path = _sets_file(folder, round_, shard)
                 if not len(mine) or not path.exists():
                     continue
-                there, starts, sizes = np.load(path.with_suffix(".npy"), mmap_mode="r")
+                there, starts, sizes = map_array(path.with_suffix(".npy"))
                 at = np.minimum(np.searchsorted(there, numbers[mine]), len(there) - 1)
                 here = there[at] == numbers[mine]
                 self.file[mine[here]] = len(self.files)

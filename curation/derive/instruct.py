@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.classify.examples import metadata_value
 from curation.derive.config import Tasks
 from curation.derive.draws import Draws
 from curation.derive.promptsource import RenderError, TaskTemplate, Templates
 from curation.derive.tasks import PER_DOCUMENT, Task
-from curation.files import file_hash, remove
+from curation.files import file_hash, open_parquet, remove
 from curation.keys import key_of, keyed_hash
 from curation.read.record import SAMPLE
 from curation.read.shards import ShardWriter
@@ -205,8 +204,8 @@ def _fill(folder: Path, source: str, config: Tasks, templates: Path, picks: list
 
 
 def _rows(path: Path) -> Iterator[list[dict[str, Any]]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_ROWS):
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
             yield batch.to_pylist()
 
 

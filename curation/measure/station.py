@@ -23,7 +23,7 @@ from curation.config import Bytes, Strict
 from curation.dedup.minhash import signatures
 from curation.dedup.scheme import Scheme, SchemeField
 from curation.edits import EDITS, edits_path, span_table
-from curation.files import atomic, file_hash, write_parquet
+from curation.files import atomic, file_hash, open_parquet, write_parquet
 from curation.measure.columns import schema, text_columns
 from curation.measure.configured import configured
 from curation.measure.editors import Edited, edit_texts
@@ -291,7 +291,7 @@ def _gzip_ratios(texts: pa.LargeStringArray, prefix: int) -> pa.DoubleArray:
 
 def batches(shard: str | Path) -> Iterator[pa.Table]:
     """The documents of a pool's shard in pieces of about BATCH_BYTES, in order; a larger document is one piece."""
-    with pq.ParquetFile(shard) as file:
+    with open_parquet(shard) as file:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         mean = sum(group.total_byte_size for group in groups) / max(1, file.metadata.num_rows)
         rows = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, mean))))

@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.files import open_parquet
 from curation.schema import CATALOG, require_columns
 
 Catalogs = Mapping[str, Path | pa.Table]
@@ -83,7 +84,7 @@ def pieces(catalog: Path | pa.Table, rows: int = PIECE_ROWS) -> list[Piece]:
 
 def _read(path: Path, metadata: pq.FileMetaData, groups: Sequence[int], names: list[str]) -> pa.Table:
     words = [name for name in names if name in WORDS]
-    with pq.ParquetFile(path, metadata=metadata, read_dictionary=words) as file:
+    with open_parquet(path, metadata=metadata, read_dictionary=words) as file:
         return file.read_row_groups(list(groups), columns=names, use_threads=False)
 
 

@@ -24,13 +24,13 @@ from curation.dedup.bands import (
     read_shared,
     sorted_entries,
 )
-from curation.dedup.documents import write_array
 from curation.dedup.jaccard import shingle_sets, similarities, write_sets
 from curation.dedup.keep import UNKNOWN_TIME, parse_times, preference
 from curation.dedup.scheme import Scheme, Shingling
 from curation.dedup.settings import Keep
 from curation.dedup.shingles import shingle_hash64, shingles
 from curation.dedup.unionfind import by_component, components, keep_representatives
+from curation.files import write_array
 from curation.measure.render import rendered_text
 from curation.schema import DOCUMENT
 

@@ -11,7 +11,7 @@ import pytest
 from curation.config import ConfigError
 from curation.dedup import ranking, similar
 from curation.dedup.bands import ENTRY
-from curation.dedup.documents import Documents, Shard, write_array
+from curation.dedup.documents import Documents, Shard
 from curation.dedup.incremental import exact_twins
 from curation.dedup.keep import preference
 from curation.dedup.plan import DECIDING, PROCESS_BYTES, RANGE_BYTES, RANKING, dedup_plan, require_memory
@@ -20,6 +20,7 @@ from curation.dedup.settings import Dedup, Keep
 from curation.dedup.similar import columns
 from curation.dedup.unionfind import by_component, components
 from curation.dedup.verify import VERIFIED, Verified
+from curation.files import write_array
 
 DOCUMENTS = 200_000
 
