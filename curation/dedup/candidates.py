@@ -222,7 +222,7 @@ def _write_pairs(
 def _write_kept_pairs(
     folder: Path, key: str, path: Path, round_: int, at: int, known: Path, window: int
 ) -> dict[str, int]:
-    every, (kept, settled) = map_array(path), np.load(known)
+    every, (kept, settled) = np.load(path), map_array(known)
     entries = every[kept[every["document"]]]
     return _write(folder, round_, at, entries, settled[entries["document"]], window, len(every))
 

@@ -30,7 +30,7 @@ from curation.dedup.scheme import Scheme, Shingling
 from curation.dedup.settings import Keep
 from curation.dedup.shingles import shingle_hash64, shingles
 from curation.dedup.unionfind import by_component, components, keep_representatives
-from curation.files import write_array
+from curation.files import map_array, write_array
 from curation.measure.render import rendered_text
 from curation.schema import DOCUMENT
 
@@ -306,3 +306,21 @@ def test_times_are_compared_as_times():
 def test_the_densest_texts_fit_the_buffer_of_words(text):
     hashes, _ = shingle_sets(pa.array([text], pa.large_string()), Shingling(ngram=1))
     assert hashes.tolist() == sorted({shingle_hash64(s) for s in shingles(text, 1)})
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.uint32).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.zeros(0, np.int64),
+        np.array([(1, 2.5)], np.dtype([("pair", "<u8"), ("similarity", "<f8")])),
+    ],
+)
+def test_an_array_is_mapped_as_it_was_written(tmp_path, array):
+    write_array(tmp_path / "a.npy", array)
+    found = map_array(tmp_path / "a.npy")
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert not found.flags.writeable
+    np.testing.assert_array_equal(found, array)
+    np.testing.assert_array_equal(found, np.load(tmp_path / "a.npy"))
