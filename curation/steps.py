@@ -439,25 +439,30 @@ def _lease(folder: Path, name: str) -> Iterator[None]:
 
 
 class _Memory:
-    """Samples the resident memory of this process and its children for all steps under way, by one thread."""
+    """Samples the resident memory of this process and its children for all steps under way, by one thread.
+
+    Memory that several of them share, as that of workers forked from one server, is counted once, where the system
+    tells (Linux).
+    """
 
     EVERY = 0.25  # seconds: of a step that takes less, the last sample is the peak
     LISTED = 2.0  # seconds after which children are listed anew: that reads a file of every process there is
+    LOOK = 0.02  # of the time: what they share is looked for no longer than that, 10 ms for each GB
 
     def __init__(self) -> None:
         self._watching: list[list[int]] = []  # for each step under way the highest sum seen, in bytes
         self._changed = threading.Condition()
         self._process: psutil.Process | None = None
         self._last = (float("-inf"), 0)  # when a sample was taken, and what it was
-        self._listed = float("-inf")  # when the family was
-        self._family: list[psutil.Process] = []
+        self._list_at = float("-inf")  # when the family is to be listed
+        self._family: list[tuple[psutil.Process, int]] = []  # and what others have of its memory, in bytes
 
     @contextlib.contextmanager
     def peak(self) -> Iterator[list[int]]:
         """[0] is the highest sum seen meanwhile, in bytes."""
         with self._changed:
             if self._process is None or self._process.pid != os.getpid():
-                self._process, self._listed = psutil.Process(), float("-inf")
+                self._process, self._list_at = psutil.Process(), float("-inf")
                 threading.Thread(target=self._sample, daemon=True).start()
             if time.monotonic() - self._last[0] > self.EVERY:
                 self._last = (time.monotonic(), self._resident())
@@ -483,14 +488,23 @@ class _Memory:
 
     def _resident(self) -> int:
         total, now = 0, time.monotonic()
-        if now - self._listed > self.LISTED:
+        if now >= self._list_at:
             with contextlib.suppress(psutil.Error):  # one that has just ended
-                self._family = [self._process, *self._process.children(recursive=True)]
-                self._listed = now
-        for member in self._family:
+                children = self._process.children(recursive=True)
+                self._family = [(one, _shared(one) if children else 0) for one in (self._process, *children)]
+                self._list_at = now + max(self.LISTED, (time.monotonic() - now) / self.LOOK)
+        for member, shared in self._family:
             with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
+                total += max(0, member.memory_info().rss - shared)
         return total
+
+
+def _shared(process: psutil.Process) -> int:
+    """The bytes of a process's resident memory that are others' share of it; 0 where the system does not tell."""
+    with contextlib.suppress(psutil.Error):
+        memory = process.memory_full_info()
+        return memory.rss - getattr(memory, "pss", memory.rss)
+    return 0
 
 
 _memory = _Memory()

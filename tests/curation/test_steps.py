@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -119,3 +121,32 @@ def test_what_a_killed_worker_was_writing_is_no_part_of_the_step(context):
     killed = step(context, "killed", 1, {}, {}, lambda build: work(build, True))
     assert killed.content == whole.content
     assert [path.name for path in killed.shards()] == ["a.parquet"]
+
+
+FORKED = """
+import os, signal, time
+from curation.steps import _Memory
+
+with _Memory().peak() as alone:
+    time.sleep(0.1)
+held = b"x" * (256 << 20)
+children = []
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    children.append(child)
+with _Memory().peak() as together:
+    time.sleep(0.1)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+print(together[0] - alone[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what processes share")
+def test_memory_that_forked_processes_share_is_counted_once():
+    run = [sys.executable, "-c", FORKED]
+    more = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    assert 192 << 20 < more < 320 << 20  # four times as much, if it were each process's own
