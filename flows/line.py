@@ -97,15 +97,19 @@ class Line:
         return {name: outputs[name] for name in names}
 
     def ingest(self) -> None:
-        """Raw files to pools."""
+        """Raw files to pools, and evaluation sets to the index by which they are searched for."""
         sources = {source.name: source for source in self.pipeline.sources}
-        self.pools = self._each_source(
-            "ingest", lambda name: ingest(self.context, sources[name]), self.pipeline.sources
-        )
+
+        def ingest_each() -> None:
+            self.pools = self._each_source(
+                "ingest", lambda name: ingest(self.context, sources[name]), self.pipeline.sources
+            )
+
+        self._at_once(self._index_benchmarks, ingest_each)
 
     def curate(self) -> None:
         """Pools to catalogs: measure, decide, synthesise, dedup, trim, decontaminate, derive, count, score."""
-        self._at_once(lambda: self._measure_and_decide(self.pipeline.sources), self._index_benchmarks)
+        self._measure_and_decide(self.pipeline.sources)
         for synthesis in self.pipeline.synthesis:
             self._synthesise(synthesis)
             self._measure_and_decide([synthesis])
