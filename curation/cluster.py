@@ -85,8 +85,8 @@ class ClusterExecutor(Executor):
         self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
     ) -> Iterator[tuple[int, Any]]:
         units = list(units)
-        if kind == "threads" and reads is not None and reads < LITTLE:
-            yield from self._here.map(function, units, kind)
+        if kind != "processes" and reads is not None and reads < LITTLE:
+            yield from self._here.map(function, units, "threads")
             return
         if self._start is not None:
             self._start.result()

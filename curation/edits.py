@@ -115,7 +115,7 @@ def edit_pool(context: Context, name: str, pool: StepOutput, spans: StepOutput) 
         units = {
             path.stem: (str(path), str(edits_path(spans.folder, source, path.stem))) for path in pool.shards()
         }
-        results = list(build.map(edit_shard, units, "threads").values())
+        results = list(build.map(edit_shard, units, "either").values())
         names = ("documents", "edited", "spans", "bytes_in", "bytes_out")
         totals = {name: sum(result[name] for result in results) for name in names}
         documents = totals.pop("documents")

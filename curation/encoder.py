@@ -19,6 +19,7 @@ import pyarrow as pa
 import tokenizers
 
 from curation.chat import END_OF_TURN, FILL_IN_MIDDLE, TURNS, Segments, Specials
+from curation.executor import Kind
 from curation.files import read_json
 from curation.steps import StepOutput
 
@@ -94,6 +95,10 @@ class Encoder:
         """What counts: "kernel", or the library."""
         return self.library if self._counter is None else "kernel"
 
+    def kind_of_units(self, units: int, workers: int, count: bool = False) -> Kind:
+        """Where so many units encode (or count): a library has one core in a worker process, in threads all."""
+        return "either" if units >= workers or (count and self._counter is not None) else "threads"
+
     def _known(self, token: str) -> int | None:
         return self.reference.token_to_id(token)
 
@@ -164,6 +169,11 @@ def limit_threads(workers: int) -> None:
     """
     for variable in THREADS:
         os.environ.setdefault(variable, str(workers))
+
+
+def kind_of_units(units: int, workers: int) -> Kind:
+    """Where so many units that encode run: a worker process encodes on one core, threads share a pool of all."""
+    return "either" if units >= workers else "threads"
 
 
 def load_encoder(tokenizer: StepOutput | Path) -> Encoder:

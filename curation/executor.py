@@ -1,33 +1,42 @@
 """Where the units of a stage run: one after the other, in threads, in processes, or on a cluster.
 
-A unit is a call of an importable function with picklable arguments; its result is a small JSON value. On this
-machine kernels that release the GIL run in threads, Python code in processes (started by spawn, so that no lock is
-inherited). Clusters are in `curation.cluster`.
+A unit is a call of an importable function with picklable arguments; its result is a small JSON value. It says
+where it may run on this machine:
+
+- threads    kernels that release the GIL, with large arguments or little to do
+- processes  Python code
+- either     kernels with small arguments: of much work a quarter is Python between the kernels, and threads would
+             wait for each other's
+
+Processes are forked from a server that has only loaded modules and kernels, so that these are loaded once and no
+lock is inherited; without modules to load they are started by spawn. Clusters are in `curation.cluster`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import copy_context
 from functools import partial
-from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import connection, forkserver, get_context, parent_process, resource_tracker
+from types import ModuleType
 from typing import Any, Literal
 
-Kind = Literal["threads", "processes"]
+Kind = Literal["threads", "processes", "either"]
 ENGINES = ("local", "inline")
 ATTEMPTS = 3  # a unit whose worker process dies is tried this often
 FEW = 4  # units a worker, from which on it does not matter that the last ones run alone
 WINDOW = 4  # calls in flight a worker: a million units cost no memory
 SWITCH = 0.001  # seconds after which a thread of Python yields: another may have but to call a kernel
+LITTLE = 1 << 20  # bytes read: less work than it is to tell a process of it
+MUCH = 64 << 20  # bytes read: work for which the server of processes is started, where it is not yet
 LOOK = 0.5  # seconds after which who waits for a result looks whether the executor was closed
 
 
@@ -124,32 +133,37 @@ class Executor(ABC):
 class LocalExecutor(Executor):
     """Runs units on this machine.
 
-    `workers=1` and `engine="inline"` run every unit in the calling thread.
+    `workers=1` and `engine="inline"` run every unit in the calling thread. `modules`: what worker processes have
+    loaded when they start, with the kernels in it that are compiled already; without any, kernels run in threads.
     """
 
-    def __init__(self, workers: int | None = None, engine: str = "local"):
+    def __init__(self, workers: int | None = None, engine: str = "local", modules: Sequence[str] = ()):
         if engine not in ENGINES:
             raise ValueError(f"engine '{engine}' is not known; choose one of {', '.join(ENGINES)}")
         self.workers = max(1, workers or os.cpu_count() or 1) if engine == "local" else 1
         self._switch = sys.getswitchinterval()
         if self.workers > 1:
             sys.setswitchinterval(SWITCH)
-        self._preload: tuple[str, ...] = ()
+        self._modules = tuple(modules)
+        self._started = False
         self._slots = threading.BoundedSemaphore(self.workers)
         self._lock = threading.Lock()
         self._processes: ProcessPoolExecutor | None = None
 
-    def start(self, *modules: str) -> None:
-        """Start a worker process, which loads `modules` beside the caller, who may have imports of its own."""
-        if self.workers > 1:
-            self._preload = modules
-            self._pool(1)  # more would slow the caller down; they come with the first units
+    def start(self) -> None:
+        """Start the server that worker processes are forked from: it loads beside the caller, who may have imports
+        of its own."""
+        if self.workers > 1 and self._modules and not self._started:
+            self._started = True
+            get_context("forkserver").set_forkserver_preload([*self._modules, "curation.preload"])
+            with _interrupts_blocked():
+                forkserver.ensure_running()
 
     def map(
         self, function: Callable[..., Any], units: Iterable[tuple], kind: Kind, reads: int | None = None
     ) -> Iterator[tuple[int, Any]]:
         units = list(units)
-        if kind == "processes" and self.workers > 1:
+        if self.workers > 1 and (kind == "processes" or (kind == "either" and self._is_much(reads))):
             yield from self._map_processes(function, units)
         elif self.workers == 1 or len(units) < 2:
             for position, unit in enumerate(units):
@@ -158,9 +172,15 @@ class LocalExecutor(Executor):
             with ThreadPoolExecutor(min(self.workers, len(units))) as pool:
                 yield from self._drain(partial(pool.submit, self._in_slot, function), enumerate(units))
 
+    def _is_much(self, reads: int | None) -> bool:
+        """Whether processes are worth it; unknown work is, where they need not be waited for."""
+        if reads is None or not self._modules:
+            return self._started
+        return reads >= (LITTLE if self._started else MUCH)
+
     def aside(self, function: Callable[..., Any], *arguments: Any) -> Future | None:
         try:
-            return None if self._processes is None else self._pool(1).submit(function, *arguments)
+            return None if self._processes is None else self._pool().submit(function, *arguments)
         except BrokenProcessPool:  # whose worker has died: units that need one find out, and start another
             return None
 
@@ -173,41 +193,42 @@ class LocalExecutor(Executor):
     def _map_processes(self, function, units) -> Iterator[tuple[int, Any]]:
         todo = dict(enumerate(units))
         for attempt in range(1, ATTEMPTS + 1):
-            pool = self._pool(self.workers)
+            pool = None
             try:
+                pool = self._pool()
                 for position, result in self._drain(partial(pool.submit, function), list(todo.items())):
                     del todo[position]
                     yield position, result
                 return
             except BrokenProcessPool as error:
-                self._discard(pool)
+                self._discard(pool or self._processes)
                 if attempt == ATTEMPTS:
                     raise RuntimeError(
                         f"a worker process died {ATTEMPTS} times in {name_of(function)} (out of memory?); "
                         f"{len(todo)} units are left and a rerun continues there"
                     ) from error
 
-    def _pool(self, processes: int) -> ProcessPoolExecutor:
-        """The pool, with so many processes running."""
+    def _pool(self) -> ProcessPoolExecutor:
+        """The pool, with all its processes running."""
         with self._lock:
             if self.closed:
                 raise StoppedError("the run was stopped")
+            self.start()
             if self._processes is None:
                 self._processes = ProcessPoolExecutor(
                     self.workers,
-                    mp_context=get_context("spawn"),
+                    mp_context=get_context("forkserver" if self._modules else "spawn"),
                     initializer=_start_worker,
-                    initargs=(os.getpid(), self._preload),
+                    initargs=(bool(self._modules),),
                 )
-            # A call starts one. They inherit that Ctrl-C is blocked, and leave it to this process.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
-                while len(self._processes._processes or ()) < processes:
-                    self._processes.submit(os.getpid)
+                with _interrupts_blocked(), _main_hidden():
+                    while len(self._processes._processes or ()) < self.workers:
+                        self._processes.submit(os.getpid)  # which starts one
             except BrokenProcessPool:
                 pass  # whoever uses it learns of it
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            except (ConnectionError, EOFError) as error:
+                raise BrokenProcessPool("the server that forks worker processes has died") from error
             return self._processes
 
     def _discard(self, pool: ProcessPoolExecutor) -> None:
@@ -234,14 +255,37 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def _start_worker(parent: int, modules: tuple[str, ...]) -> None:
-    """Do not outlive the parent, however it ends; load what the first units need."""
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    for module in modules:
-        import_module(module)
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that are started meanwhile inherit that Ctrl-C is blocked, and leave it to this one."""
+    resource_tracker.ensure_running()  # which would unblock them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Processes that are started meanwhile do not run the caller's script, which may have no guard against it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _start_worker(kernels: bool) -> None:
+    """Do not outlive the command, however it ends; encode on one core."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if kernels:
+        from curation.encoder import limit_threads
+
+        limit_threads(1)
+
+
+def _end_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
     os._exit(1)

@@ -234,7 +234,7 @@ def _scan(
             numbers = of_source.filter(pc.equal(of_source["shard"], shard))["row"].to_numpy().astype(np.int64)
             path = pools[source].folder / "shards" / f"{shard}.parquet"
             units[f"{source}--{shard}"] = (str(path), source, numbers, str(wanted), ngram)
-    results = build.map(scan_shard, units, "threads")
+    results = build.map(scan_shard, units, "either")
     build.counts["training_documents"] = sum(result["documents"] for result in results.values())
     first, tables, base = np.full(len(hashes), FREE, np.int64), [], 0
     for key in sorted(units):

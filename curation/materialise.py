@@ -85,7 +85,7 @@ def materialise(
             key: (str(path), str(tokenizer.folder), dtype, part)
             for key, path, part in by_shard(rows, starts[:-1], pools)
         }
-        results = build.map(write_shard, units, "threads").values()
+        results = build.map(write_shard, units, encoder.kind_of_units(len(units), ctx.executor.workers)).values()
         index = _index(rows, starts[:-1], [facts / f"{key}.parquet" for key in units], paired)
         build.write_table(INDEX, index)
         # The journal goes first: a unit that it calls done must have its facts, or a killed run could not go on.

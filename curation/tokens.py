@@ -110,10 +110,15 @@ def count_tokens(ctx: Context, pool: StepOutput, tokenizer: StepOutput) -> StepO
         shards = pool.shards()
         threads = ctx.executor.threads(len(shards))
         units = {path.stem: (str(path), str(tokenizer.folder), threads) for path in shards}
-        results = build.map(count_shard, units, "threads").values()
+        encoder = load_encoder(tokenizer)
+        kind = encoder.kind_of_units(len(units), ctx.executor.workers, count=True)
+        results = build.map(count_shard, units, kind).values()
         totals = {name: sum(result[name] for result in results) for name in COUNTED}
-        by = {load_encoder(tokenizer).counts_by: len(units)}
-        build.counts = {**totals, "documents_out": totals["documents_in"], "counted_by": by}
+        build.counts = {
+            **totals,
+            "documents_out": totals["documents_in"],
+            "counted_by": {encoder.counts_by: len(units)},
+        }
 
     inputs = {"pool": pool.content, "tokenizer": tokenizer.content}
     return step(ctx, f"tokens/{pool.source}", 2, {}, inputs, work)

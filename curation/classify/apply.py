@@ -50,7 +50,7 @@ def classify(
             kept = np.flatnonzero(alive(ledgers, pool.source, path.stem, shard_rows(path)))
             known = str(measured.folder / "shards" / path.name) if measured else None
             units[path.stem] = (str(path), classifiers, kept, known)
-        results = build.map(classify_shard, units, "threads").values()
+        results = build.map(classify_shard, units, "either").values()
         names = ("documents_in", "documents_out")
         build.counts = {name: sum(result[name] for result in results) for name in names}
 

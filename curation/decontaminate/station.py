@@ -155,7 +155,7 @@ def decontaminate(
             for shard in shards
             if (method := methods[shard.source]) != "none"
         }
-        results = build.map(scan_shard, units, "threads")
+        results = build.map(scan_shard, units, "either")
         tables = [read_parquet(build.folder / FOUND / f"{key}.parquet") for key in sorted(units)]
         matches = pa.concat_tables(tables) if tables else MATCHES.empty_table()
         order = [(name, "ascending") for name in ("source", "shard", "row", "benchmark", "item")]

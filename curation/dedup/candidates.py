@@ -76,7 +76,7 @@ def write_bands(
         f"bands {shard.key}": (shard, rows[at] if rows is not None else None, ledgers, scheme)
         for at, shard in enumerate(shards)
     }
-    results = build.map(_write_bands, units, "threads").values()
+    results = build.map(_write_bands, units, "either").values()
     build.counts["without_signature"] = sum(result["without"] for result in results)
     return [bands_file(build.folder, shard) for shard in shards], [result["documents"] for result in results]
 
@@ -90,7 +90,7 @@ def share(build: Build, files: list[Path], documents: list[int]) -> Shared:
     partitions = partitions_of(entries, PARTITION)
     firsts = np.cumsum([0, *documents]).tolist()
     units = {f"share {at} of {partitions}": (files, firsts[:-1], at, partitions) for at in range(partitions)}
-    build.map(_write_shared, units, "threads")
+    build.map(_write_shared, units, "either")
     return Shared([shared_file(build.folder, at) for at in range(partitions)], entries, firsts)
 
 
@@ -108,7 +108,7 @@ def candidate_pairs(
         f"buckets {at}": (path, shared.firsts, numbers, at, known, max_bucket)
         for at, path in enumerate(shared.files)
     }
-    results = build.map(_write_pairs, units, "threads")
+    results = build.map(_write_pairs, units, "either")
     large = [large_file(build.folder, at) for at in range(len(shared.files))]
     return _proposal(build, results, shared.entries, large)
 
@@ -121,7 +121,7 @@ def kept_pairs(build: Build, before: Proposal, round_: int, known: Path, window:
     units = {
         f"round {round_} buckets {at}": (path, round_, at, known, window) for at, path in enumerate(before.large)
     }
-    results = build.map(_write_kept_pairs, units, "threads")
+    results = build.map(_write_kept_pairs, units, "either")
     return _proposal(build, results, before.entries, before.large)
 
 

@@ -139,7 +139,7 @@ def gather(
     build.scratch(SCRATCH)
     ledgers = list(ledgers)
     units = {f"gather {shard.key}": (shard, ledgers, keep.score, exact) for shard in shards}
-    build.map(_gather, units, "threads")
+    build.map(_gather, units, "either")
     names = sorted(sources)
     parts = {name: [np.zeros(0, dtype)] for name, dtype in COLUMNS.items()}
     for shard in shards:
@@ -253,7 +253,7 @@ def write_ledgers(
     documents_out and by_source, and raises the alarm for each source that loses too much."""
     ledgers = list(ledgers)
     units = {f"ledger {shard.key}": (shard, ledgers, own, stage) for shard, own in dropped.items()}
-    results = build.map(_write_ledger, units, "threads")
+    results = build.map(_write_ledger, units, "either")
     by_source = {name: {"documents_in": 0, "documents_out": 0} for name in sources}
     for shard, result in zip(dropped, results.values(), strict=True):
         for name in ("documents_in", "documents_out"):

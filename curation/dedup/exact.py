@@ -67,7 +67,7 @@ def dedup_exact(
         cuts = [None, *((at << 64) // ranges for at in range(1, ranges)), None]
         bounds = pairwise(None if cut is None else (cut,) for cut in cuts)
         units = {f"decide {at} of {ranges}": (shards, *bound, at) for at, bound in enumerate(bounds)}
-        build.map(_decide, units, "threads")
+        build.map(_decide, units, "either")
         rule = "duplicate" if config.exact.measured else "same_" + config.exact.by
         dropped = {shard: partial(_dropped, shard, build.folder, ranges, rule) for shard in shards}
         write_ledgers(build, sorted(pools), dropped, ledgers, "exact", config.alarm_share)
@@ -83,7 +83,7 @@ def write_keys(
     files and how many documents each has room for."""
     paths = [keys_file(build.folder, shard) for shard in shards]
     units = {f"keys {shard.key}": (shard, ledgers, exact, path) for shard, path in zip(shards, paths, strict=True)}
-    results = build.map(_write_keys, units, "threads").values()
+    results = build.map(_write_keys, units, "either").values()
     return paths, [result["documents"] for result in results]
 
 

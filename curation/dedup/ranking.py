@@ -72,7 +72,7 @@ def gather_candidates(
     `exact`, by the lower half of what it compares."""
     names = sorted({shard.source for shard in shards})
     units = {f"gather {shard.key}": (shard, at, shared, keep, names, exact) for at, shard in enumerate(shards)}
-    return [result["documents"] for result in build.map(_gather, units, "threads").values()]
+    return [result["documents"] for result in build.map(_gather, units, "either").values()]
 
 
 def rank(build: Build, shards: Sequence[Shard], sizes: list[int]) -> Numbered:
@@ -83,10 +83,10 @@ def rank(build: Build, shards: Sequence[Shard], sizes: list[int]) -> Numbered:
     splitters = _splitters(build.folder, shards, max(1, -(-total // RANKED)))
     bounds = list(pairwise([None, *splitters, None]))
     units = {f"rank {at} of {len(bounds)}": (shards, at, *bound) for at, bound in enumerate(bounds)}
-    results = build.map(_rank, units, "threads").values()
+    results = build.map(_rank, units, "either").values()
     starts = np.cumsum([0, *(result["documents"] for result in results)]).tolist()
     units = {f"number {shard.key}": (shard, at, starts) for at, shard in enumerate(shards)}
-    build.map(_number, units, "threads")
+    build.map(_number, units, "either")
     return Numbered(build.folder, starts)
 
 

@@ -11,6 +11,7 @@ Nothing here depends on shards, partitions, workers or the order of files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -50,13 +51,7 @@ def dedup_substring(
     literals = settings.model_dump(mode="json", exclude={"sources"})
     literals |= {"keep": config.keep.model_dump(mode="json"), "alarm_share": config.alarm_share}
 
-    def take(source: str, data: np.ndarray, offsets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        return find_anchors(data, offsets, numbers, settings.min_bytes)
-
-    def find(anchors: np.ndarray, texts: np.ndarray, starts: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-        anchors = anchors[np.lexsort((anchors["place"], anchors["document"], anchors["key"]))]
-        return repeated_windows(anchors, texts, starts, dropped, settings.min_bytes)
-
+    take, find = partial(_take, settings.min_bytes), partial(_find, settings.min_bytes)
     search = Search(RULE, take, find, settings.max_removed, settings.bridge, settings.snap)
 
     def work(build: Build) -> None:
@@ -70,3 +65,14 @@ def dedup_substring(
 
     inputs = {output.name: output.content for output in outputs}
     return step(ctx, "dedup-substring", VERSION, literals, inputs, work)
+
+
+def _take(min_bytes: int, source: str, data: np.ndarray, offsets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    return find_anchors(data, offsets, numbers, min_bytes)
+
+
+def _find(
+    min_bytes: int, anchors: np.ndarray, texts: np.ndarray, starts: np.ndarray, dropped: np.ndarray
+) -> np.ndarray:
+    anchors = anchors[np.lexsort((anchors["place"], anchors["document"], anchors["key"]))]
+    return repeated_windows(anchors, texts, starts, dropped, min_bytes)

@@ -76,7 +76,7 @@ class Sets:
             f"round {round_} sets {shard.key}": (shard, self.numbered, wanted, self.shingling, round_)
             for shard in self.shards
         }
-        build.map(_write_sets, units, "threads")
+        build.map(_write_sets, units, "either")
 
         cuts = _cuts(np.sort(np.concatenate(samples)), partitions_of(total, RANGE), len(self.there))
         files = [_verified_file(build.folder, round_, at) for at in range(len(cuts) - 1)]
@@ -93,7 +93,7 @@ class Sets:
             )
             for at, path in enumerate(files)
         }
-        results = build.map(_verify_range, units, "threads")
+        results = build.map(_verify_range, units, "either")
         compared = sum(result["compared"] for result in results.values())
         build.counts["pairs_compared"] = build.counts.get("pairs_compared", 0) + compared
         verified.add(cuts, files)

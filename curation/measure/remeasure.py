@@ -44,7 +44,7 @@ def remeasure(
             path.stem: (path, measured.folder / "shards" / path.name, spans.folder, source, config, model)
             for path in pool.shards()
         }
-        results = build.map(_remeasure_shard, units, "threads").values()
+        results = build.map(_remeasure_shard, units, "either").values()
         documents = sum(result["documents"] for result in results)
         build.counts = {"documents_in": documents, "documents_out": documents}
         build.counts["edited"] = sum(result["edited"] for result in results)

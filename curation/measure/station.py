@@ -122,7 +122,7 @@ def measure(
             shard.stem: (str(shard), pool.source, config, groups, edits, model, rules, language_of, threads)
             for shard in shards
         }
-        results = build.map(measure_shard, units, "threads").values()
+        results = build.map(measure_shard, units, "either").values()
         documents = sum(result["documents"] for result in results)
         build.counts = {"documents_in": documents, "documents_out": documents}
         build.counts |= {name: sum(result[name] for result in results) for name in ("bytes", "words")}

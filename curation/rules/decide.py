@@ -35,7 +35,7 @@ def decide(context: Context, measured: StepOutput, profile: Profile) -> StepOutp
 
     def work(build) -> None:
         units = {shard.stem: (str(shard), source, profile, short) for shard in measured.shards()}
-        results = list(build.map(decide_shard, units, "threads").values())
+        results = list(build.map(decide_shard, units, "either").values())
         build.counts = {
             name: sum(result[name] for result in results) for name in ("documents_in", "documents_out")
         }

@@ -42,7 +42,8 @@ def transformed(
             path = pool.folder / "shards" / f"{shard}.parquet"
             units[shard] = (str(path), rows, str(tokenizer.folder), transforms, ctx.executor.threads(len(shards)))
         build.scratch(COUNTS)
-        build.map(count_transformed, units, "threads")
+        kind = load_encoder(tokenizer).kind_of_units(len(units), ctx.executor.workers, count=True)
+        build.map(count_transformed, units, kind)
         counted = _beside(table, build.folder / COUNTS, shards, transforms)
         build.write_table("catalog.parquet", counted)
         remove(build.folder / UNITS)  # first: a unit that it calls done must have its counts

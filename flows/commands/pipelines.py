@@ -79,23 +79,14 @@ def _preparing_server(workspace: Path, wanted: bool) -> contextlib.AbstractConte
 def _preparing_workers(
     workspace: Path, engine: str, workers: int | None, wanted: bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """A worker that loads what ingest needs while this process loads the line, where all is still to do."""
+    """Worker processes that load the line while this one does, where all is still to do."""
     if not wanted or engine != "local" or (workspace / "steps").exists():
         return contextlib.nullcontext()
-    from curation.executor import LocalExecutor
+    from flows.engines import open_executor
 
-    executor = LocalExecutor(workers)
-    executor.start("curation.ingest")
+    executor = open_executor(engine, workers)
+    executor.start()
     return executor
-
-
-def _preparing_kernels(executor: Any) -> contextlib.AbstractContextManager[Any]:
-    """While worker processes ingest, this one, which waits for them, loads the kernels of the stations to come."""
-    if executor is None or executor.workers == 1:
-        return contextlib.nullcontext()
-    from curation.preload import loading_kernels
-
-    return loading_kernels()
 
 
 def _tell_dry_run(missing: Exception | None) -> None:
@@ -111,7 +102,7 @@ def _run_and_summarise(options: Any, no_orchestrator: bool, prepared: Any, execu
     from flows.summary import print_summary
     from flows.terminal import Terminal
 
-    with Terminal(out) as terminal, _preparing_kernels(executor):
+    with Terminal(out) as terminal:
         if no_orchestrator:
             finished = execute(options, terminal, terminal.stage(direct), executor=executor)
         else:

@@ -10,6 +10,7 @@ from curation.executor import Executor, LocalExecutor
 
 CLUSTERS = {"dask": "distributed", "ray": "ray"}  # engine -> the package that it needs
 ENGINES = (*LOCAL, *CLUSTERS)
+MODULES = ("flows.line",)  # what worker processes of this machine need: all stations
 
 
 class EngineError(ValueError):
@@ -30,7 +31,7 @@ def open_executor(
     if engine in LOCAL:
         if address:
             raise EngineError(f"engine '{engine}' has no address; --address is for {' and '.join(CLUSTERS)}")
-        return LocalExecutor(workers, engine)
+        return LocalExecutor(workers, engine, MODULES)
     if find_spec(CLUSTERS[engine]) is None:
         raise EngineError(f"engine '{engine}' is not installed: pip install 'mixwright[{engine}]'")
     if engine == "dask":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,9 +10,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import ClassVar
 
+import psutil
 import pytest
 
-from curation.executor import SWITCH, LocalExecutor, StoppedError
+from curation.executor import LITTLE, MUCH, SWITCH, LocalExecutor, StoppedError
 
 
 def square(x):
@@ -32,7 +34,7 @@ def fail_on_two(x):
     return x
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("kind", ["threads", "processes", "either"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_unit_once(kind, workers):
     with LocalExecutor(workers) as executor:
@@ -44,14 +46,66 @@ def is_loaded(module):
     return module in sys.modules, signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_workers_that_are_started_early_load_what_they_are_told_and_leave_interrupts_to_their_parent():
-    with LocalExecutor(2) as executor:
-        executor.start("colorsys")
-        units = [("colorsys",), ("wave",)] * 8
-        early = [loaded for _, loaded in sorted(executor.map(is_loaded, units, "processes"))]
-        assert len(executor._processes._processes) == 2
-    assert early == [(True, True), (False, True)] * 8
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+SCRIPT = """
+import os, time
+from curation.executor import LocalExecutor
+from tests.curation.test_executor import is_loaded
+
+with LocalExecutor(2, modules={modules}) as executor:
+    executor.start()
+    units = [("colorsys",), ("wave",), ("curation.preload",)] * 4
+    print([loaded for _, loaded in sorted(executor.map(is_loaded, units, "processes"))])
+    print(len(executor._processes._processes), flush=True)
+    time.sleep({wait})
+"""
+
+
+def script(folder: Path, modules: list[str], wait: float) -> subprocess.Popen:
+    """A script without a guard against being run by each worker."""
+    (folder / "script.py").write_text(SCRIPT.format(modules=modules, wait=wait))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, filter(None, [Path.cwd(), *sys.path])))}
+    run = [sys.executable, str(folder / "script.py")]
+    return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("modules", "loaded"), [(["colorsys"], True), ([], False)])
+def test_workers_have_loaded_what_they_are_told_and_leave_interrupts_to_their_parent(tmp_path, modules, loaded):
+    told = script(tmp_path, modules, 0).communicate(timeout=60)[0].splitlines()
+    assert told == [str([(loaded, True), (False, True), (loaded, True)] * 4), "2"]
+
+
+@pytest.mark.parametrize("modules", [["colorsys"], []])
+def test_no_process_outlives_a_command_that_is_killed(tmp_path, modules):
+    with script(tmp_path, modules, 60) as command:
+        command.stdout.readline(), command.stdout.readline()
+        members = psutil.Process(command.pid).children(recursive=True)
+        command.kill()
+    assert len(members) == (4 if modules else 3)  # two workers, what tracks resources, the server
+    assert not psutil.wait_procs(members, 30)[1]
+
+
+def where(_):
+    return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("modules", "started", "reads", "apart"),
+    [
+        (["colorsys"], True, LITTLE, True),
+        (["colorsys"], True, LITTLE - 1, False),
+        (["colorsys"], True, None, True),
+        (["colorsys"], False, None, False),
+        (["colorsys"], False, MUCH - 1, False),
+        (["colorsys"], False, MUCH, True),
+        ([], True, MUCH, False),
+    ],
+)
+def test_kernels_run_in_processes_where_there_is_much_to_do(modules, started, reads, apart):
+    with LocalExecutor(2, modules=modules) as executor:
+        if started:
+            executor.start()
+        places = {place for _, place in executor.map(where, [(x,) for x in range(8)], "either", reads)}
+    assert (os.getpid() not in places) == apart
 
 
 def test_threads_take_turns_sooner_while_several_work():
@@ -65,7 +119,7 @@ def test_threads_take_turns_sooner_while_several_work():
 def test_what_runs_aside_has_a_process_of_its_own():
     with LocalExecutor(2) as executor:
         assert executor.aside(os.getpid) is None  # none would be started for it
-        executor.start()
+        assert len(list(executor.map(where, [(1,)], "processes"))) == 1
         worker = executor.aside(os.getpid).result()
         assert worker not in (None, os.getpid())
         os.kill(worker, signal.SIGKILL)

@@ -16,8 +16,8 @@ import sys, types
 sys.path.insert(0, {folder!r})
 import numba_try
 sys.modules["curation.numba_try"] = numba_try
-from curation.preload import load_kernels
-before = load_kernels()
+import curation.preload
+before = len(numba_try.twice.overloads)
 {call}
 print(before, len(numba_try.twice.overloads), sum(numba_try.twice.stats.cache_hits.values()))
 """
