@@ -171,11 +171,6 @@ def limit_threads(workers: int) -> None:
         os.environ.setdefault(variable, str(workers))
 
 
-def kind_of_units(units: int, workers: int) -> Kind:
-    """Where so many units that encode run: a worker process encodes on one core, threads share a pool of all."""
-    return "either" if units >= workers else "threads"
-
-
 def load_encoder(tokenizer: StepOutput | Path) -> Encoder:
     """The encoder of a tokenizer step (or its folder), by what the step has proven. Cached."""
     return _load(str(tokenizer.folder if isinstance(tokenizer, StepOutput) else tokenizer))

@@ -231,9 +231,9 @@ class LocalExecutor(Executor):
                 raise BrokenProcessPool("the server that forks worker processes has died") from error
             return self._processes
 
-    def _discard(self, pool: ProcessPoolExecutor) -> None:
+    def _discard(self, pool: ProcessPoolExecutor | None) -> None:
         with self._lock:
-            if self._processes is not pool:
+            if pool is None or self._processes is not pool:
                 return  # another thread ends it: two at once would close the same pipes
             self._processes = None
         for process in list((pool._processes or {}).values()):

@@ -79,7 +79,7 @@ def _preparing_server(workspace: Path, wanted: bool) -> contextlib.AbstractConte
 def _preparing_workers(
     workspace: Path, engine: str, workers: int | None, wanted: bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """Worker processes that load the line while this one does, where all is still to do."""
+    """The server of worker processes, which loads the line while this one does, where all is still to do."""
     if not wanted or engine != "local" or (workspace / "steps").exists():
         return contextlib.nullcontext()
     from flows.engines import open_executor
