@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 from pydantic import BaseModel
 
-from curation import remote
+from curation import memory, remote
 from curation.executor import Executor, Kind, LocalExecutor
 from curation.files import (
     atomic,
@@ -336,7 +333,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
     remove_unfinished(folder)
     build = Build(context, identity["name"], folder, _bytes_read(context, identity))
     started = time.perf_counter()
-    with _memory.peak() as memory:
+    with memory.peak() as peak:
         try:
             work(build)
         except Exception as error:
@@ -366,7 +363,7 @@ def _run(context: Context, folder: Path, identity: dict[str, Any], work: Callabl
         "bytes_in": bytes_in,
         "bytes_in_per_second": round(bytes_in / seconds) if seconds else 0,
         "bytes": sum(entry["bytes"] for entry in files.values()),
-        "peak_memory": memory[0],
+        "peak_memory": peak[0],
         "workers": context.executor.workers,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -436,78 +433,6 @@ def _lease(folder: Path, name: str) -> Iterator[None]:
             print(f"waiting: another run on this workspace is building {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-class _Memory:
-    """Samples the resident memory of this process and its children for all steps under way, by one thread.
-
-    Memory that several of them share, as that of workers forked from one server, is counted once, where the system
-    tells (Linux).
-    """
-
-    EVERY = 0.25  # seconds: of a step that takes less, the last sample is the peak
-    LISTED = 2.0  # seconds after which children are listed anew: that reads a file of every process there is
-    LOOK = 0.02  # of the time: what they share is looked for no longer than that, 10 ms for each GB
-
-    def __init__(self) -> None:
-        self._watching: list[list[int]] = []  # for each step under way the highest sum seen, in bytes
-        self._changed = threading.Condition()
-        self._process: psutil.Process | None = None
-        self._last = (float("-inf"), 0)  # when a sample was taken, and what it was
-        self._list_at = float("-inf")  # when the family is to be listed
-        self._family: list[tuple[psutil.Process, int]] = []  # and what others have of its memory, in bytes
-
-    @contextlib.contextmanager
-    def peak(self) -> Iterator[list[int]]:
-        """[0] is the highest sum seen meanwhile, in bytes."""
-        with self._changed:
-            if self._process is None or self._process.pid != os.getpid():
-                self._process, self._list_at = psutil.Process(), float("-inf")
-                threading.Thread(target=self._sample, daemon=True).start()
-            if time.monotonic() - self._last[0] > self.EVERY:
-                self._last = (time.monotonic(), self._resident())
-            peak = [self._last[1]]
-            self._watching.append(peak)
-            self._changed.notify()
-        try:
-            yield peak
-        finally:
-            with self._changed:
-                self._watching = [one for one in self._watching if one is not peak]
-
-    def _sample(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._watching)
-            total = self._resident()
-            with self._changed:
-                self._last = (time.monotonic(), total)
-                for peak in self._watching:
-                    peak[0] = max(peak[0], total)
-            time.sleep(self.EVERY)
-
-    def _resident(self) -> int:
-        total, now = 0, time.monotonic()
-        if now >= self._list_at:
-            with contextlib.suppress(psutil.Error):  # one that has just ended
-                children = self._process.children(recursive=True)
-                self._family = [(one, _shared(one) if children else 0) for one in (self._process, *children)]
-                self._list_at = now + max(self.LISTED, (time.monotonic() - now) / self.LOOK)
-        for member, shared in self._family:
-            with contextlib.suppress(psutil.Error):
-                total += max(0, member.memory_info().rss - shared)
-        return total
-
-
-def _shared(process: psutil.Process) -> int:
-    """The bytes of a process's resident memory that are others' share of it; 0 where the system does not tell."""
-    with contextlib.suppress(psutil.Error):
-        memory = process.memory_full_info()
-        return memory.rss - getattr(memory, "pss", memory.rss)
-    return 0
-
-
-_memory = _Memory()
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -7,10 +7,10 @@ The corpus is that of `tests.benchmarks.corpus` (web pages, code and papers out 
 duplicates); making it is not counted. `headline.yaml` beside this file is the pipeline: ingest, all measurements,
 the filters of a profile and its edits, exact and verified fuzzy deduplication, language, a quality classifier
 trained on the way, a tokenizer trained on the way with exact counts, a pretrain mix. It runs in a process of its
-own, start-up and compiled kernels' cache included. Stations that run at once are one row. Seconds are of the clock
-and of the processors (all processes);
-the peak is the highest sum of the proportional resident memory of all processes, five times a second. The last
-line is a plain pass over the same bytes. With --peer the same stations are run by datatrove on a slice
+own, start-up and compiled kernels' cache included, when the corpus has reached the disk. Stations that run at once
+are one row. Seconds are of the clock and of the processors (all processes); the peak is the highest sum of the
+resident memory of all processes, looked at five times a second, where what they share counts once. The last line
+is a plain pass over the same bytes. With --peer the same stations are run by datatrove on a slice
 (`peers/datatrove_line.py`). DIR needs about 3 GB for 1,000 MB and is emptied of what was put there.
 """
 
@@ -33,6 +33,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from curation.memory import Resident
 from tests.benchmarks.corpus import json_lines, write_corpus
 
 HERE = Path(__file__).parent
@@ -48,9 +49,7 @@ def run(workspace: str, workers: int) -> None:
 
     Stations that run at once have one line: which of them used the processors cannot be told.
     """
-    from curation.executor import LocalExecutor
-    from curation.steps import Context
-    from flows.execute import Options, open_line
+    from flows.engines import open_executor
 
     lock, together, under_way, at = Lock(), {}, [], {}
 
@@ -74,7 +73,11 @@ def run(workspace: str, workers: int) -> None:
                 print(json.dumps({"stations": list(together), **cost}), flush=True)
         return result
 
-    with LocalExecutor(workers) as executor:
+    with open_executor(workers=workers) as executor:
+        executor.start()  # its server loads the line while this process does
+        from curation.steps import Context
+        from flows.execute import Options, open_line
+
         options = Options(HERE / "headline.yaml", Path(workspace))
         line = open_line(options, Context(Path(workspace), executor), stage)
         line.ingest()
@@ -98,20 +101,16 @@ def _processor_seconds() -> float:
 
 
 class Watch(Thread):
-    """The highest memory of a process and its children, in all and by station."""
+    """The highest memory of a process and its children, by station."""
 
     def __init__(self, process: psutil.Popen):
         super().__init__(daemon=True)
         self.process, self.station, self.peaks = process, "start", {}
 
     def run(self) -> None:
+        resident = Resident(self.process)
         while self.process.poll() is None:
-            held = 0
-            with contextlib.suppress(psutil.Error):
-                for one in [self.process, *self.process.children(recursive=True)]:
-                    with contextlib.suppress(psutil.Error):
-                        held += one.memory_full_info().pss
-            self.peaks[self.station] = max(held, self.peaks.get(self.station, 0))
+            self.peaks[self.station] = max(resident.now(), self.peaks.get(self.station, 0))
             time.sleep(0.2)
 
 
@@ -241,6 +240,7 @@ def main() -> None:
         corpus = options.corpus or folder / "corpus"
         if not options.corpus:
             write_corpus(corpus, options.megabytes)
+            os.sync()  # or the disk would still write it while the pipeline is timed
         plain = plain_pass(corpus)
         tokens = options.tokens or int(options.megabytes * 1e6 / 20)
         found = watched(corpus, folder / "workspace", options.workers, tokens)

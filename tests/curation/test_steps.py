@@ -125,9 +125,9 @@ def test_what_a_killed_worker_was_writing_is_no_part_of_the_step(context):
 
 FORKED = """
 import os, signal, time
-from curation.steps import _Memory
+from curation.memory import Peaks
 
-with _Memory().peak() as alone:
+with Peaks().peak() as alone:
     time.sleep(0.1)
 held = b"x" * (256 << 20)
 children = []
@@ -137,7 +137,7 @@ for _ in range(3):
         time.sleep(60)
         os._exit(0)
     children.append(child)
-with _Memory().peak() as together:
+with Peaks().peak() as together:
     time.sleep(0.1)
 for child in children:
     os.kill(child, signal.SIGKILL)
