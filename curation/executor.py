@@ -191,6 +191,8 @@ class LocalExecutor(Executor):
             return function(*arguments)
 
     def _map_processes(self, function, units) -> Iterator[tuple[int, Any]]:
+        if (name := name_of(function)).startswith("__main__."):
+            raise ValueError(f"{name} is to run in another process: it must be in a module that can be imported")
         todo = dict(enumerate(units))
         for attempt in range(1, ATTEMPTS + 1):
             pool = None
@@ -204,7 +206,7 @@ class LocalExecutor(Executor):
                 self._discard(pool or self._processes)
                 if attempt == ATTEMPTS:
                     raise RuntimeError(
-                        f"a worker process died {ATTEMPTS} times in {name_of(function)} (out of memory?); "
+                        f"a worker process died {ATTEMPTS} times in {name} (out of memory?); "
                         f"{len(todo)} units are left and a rerun continues there"
                     ) from error
 

@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from curation.executor import LocalExecutor
-from curation.steps import Context, step
+from curation.executor import Kind, LocalExecutor
+from curation.steps import Build, Context, step
 from flows.engines import open_executor
 from tests.mini import fingerprints, write_inputs, write_pipeline
 
@@ -42,25 +43,25 @@ def units(count: int) -> None:
     """Trivial units through the executor alone, and through a step, whose journal is a file a unit."""
     print("| engine | start s | units | tasks | ms a unit | with the journal, 2,000 units: ms a unit |")
     print("|---|---|---|---|---|---|")
-    for engine in ENGINES:
+    for engine, kind in [(one, "threads") for one in ENGINES] + [("local", "processes")]:
         started = time.perf_counter()
         with open_executor(engine, 2) as executor, tempfile.TemporaryDirectory() as folder:
-            list(executor.map(nothing, [(x,) for x in range(8)], "threads"))
+            list(executor.map(nothing, [(x,) for x in range(8)], kind))
             opened = time.perf_counter() - started
             started = time.perf_counter()
-            assert sum(1 for _ in executor.map(nothing, ((x,) for x in range(count)), "threads")) == count
+            assert sum(1 for _ in executor.map(nothing, ((x,) for x in range(count)), kind)) == count
             spent = (time.perf_counter() - started) / count * 1e3
             context = Context(Path(folder), executor)
             started = time.perf_counter()
-            made = step(context, "x", 1, {}, {}, lambda build: build.map(nothing_in, _keys(2000), "threads"))
+            made = step(context, "x", 1, {}, {}, partial(_two_thousand, kind))
             journal = (time.perf_counter() - started) / 2000 * 1e3
             assert not made.reused
             tasks = count if isinstance(executor, LocalExecutor) else min(count, 1024)
-        print(f"| {engine} | {opened:.1f} | {count:,} | {tasks:,} | {spent:.4f} | {journal:.2f} |")
+        print(f"| {engine}, {kind} | {opened:.1f} | {count:,} | {tasks:,} | {spent:.4f} | {journal:.2f} |")
 
 
-def _keys(count: int) -> dict[str, tuple]:
-    return {f"{number:06d}": () for number in range(count)}
+def _two_thousand(kind: Kind, build: Build) -> None:
+    build.map(nothing_in, {f"{number:06d}": () for number in range(2000)}, kind)
 
 
 def tasks() -> None:
@@ -165,4 +166,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tests.benchmarks import orchestration  # whose functions worker processes can import
+
+    orchestration.main()

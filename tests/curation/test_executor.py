@@ -84,6 +84,12 @@ def test_no_process_outlives_a_command_that_is_killed(tmp_path, modules):
     assert not psutil.wait_procs(members, 30)[1]
 
 
+def test_a_function_that_no_other_process_can_import_is_refused(monkeypatch):
+    monkeypatch.setattr(square, "__module__", "__main__")
+    with LocalExecutor(2) as executor, pytest.raises(ValueError, match="square is to run in another process"):
+        list(executor.map(square, [(x,) for x in range(3)], "processes"))
+
+
 def where(_):
     return os.getpid()
 
